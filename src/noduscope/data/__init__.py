@@ -1,0 +1,1 @@
+"""Data for training: LUNA16, LIDC-IDRI, implanted nodules, folds."""

@@ -1,0 +1,1 @@
+"""Evaluation: LUNA16 FROC and classification scores."""

@@ -1,0 +1,160 @@
+"""What is found in a scan: candidates, nodules, and the result that every output is written from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from noduscope.scan import Box, Scan, ScanWarning, Triple
+
+NOT_A_MEDICAL_DEVICE = "Research software. Not a medical device; not for diagnosis or treatment."
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A place the detector marks.
+
+    Parameters
+    ----------
+    position_xyz_mm : LPS centre.
+    probability : calibrated probability that a nodule ≥ 3 mm is here, 0 to 1.
+    diameter_mm : the detector's rough size; `measure` gives the reported one.
+    """
+
+    position_xyz_mm: Triple
+    probability: float
+    diameter_mm: float
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A value with its 95 % interval, in the unit its field's name says."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Diameter:
+    """Axial diameters in mm: ``mean`` of ``long`` and ``short``, with the mean's 95 % interval."""
+
+    mean: float
+    long: float
+    short: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NoduleMask:
+    """The voxels of one nodule: ``mask`` (bool, z y x) fills ``box`` of the original scan."""
+
+    box: Box
+    mask: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Nodule:
+    """One finding as it is reported.
+
+    Parameters
+    ----------
+    id : 1 for the most probable, counting on.
+    voxel_zyx : fractional index into the original scan.
+    slice_number : 1-based place of the nearest slice in the scan's slice order.
+    sop_instance_uid : the DICOM image of that slice, or None.
+    side : ``left``, ``right`` or None where the lungs could not be told apart.
+    mask : its outline, or None when nothing could be outlined.
+    """
+
+    id: int
+    probability: float
+    position_xyz_mm: Triple
+    voxel_zyx: Triple
+    slice_number: int
+    sop_instance_uid: str | None
+    diameter_mm: Diameter | None
+    volume_mm3: Interval | None
+    side: str | None = None
+    mask: NoduleMask | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUsed:
+    """Which model bundle spoke."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScanResult:
+    """All that ``detect`` knows about one scan; every file is written from this.
+
+    Parameters
+    ----------
+    scan : the original scan.
+    lungs : uint8 ``(z, y, x)`` on the original grid: 0 outside, 1 left lung, 2 right lung.
+    nodules : at or above the threshold, most probable first.
+    candidates : all the detector's marks, most probable first: what FROC needs.
+    threshold : the probability from which a candidate is reported as a nodule.
+    timing_s : seconds per stage, in order; ``total`` last.
+    """
+
+    scan: Scan
+    lungs: NDArray[np.uint8]
+    nodules: tuple[Nodule, ...]
+    candidates: tuple[Candidate, ...]
+    threshold: float
+    models: tuple[ModelUsed, ...]
+    warnings: tuple[ScanWarning, ...] = ()
+    timing_s: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """``findings.json``, schema ``noduscope.findings/1``."""
+        geometry = self.scan.geometry
+        return {
+            "schema": "noduscope.findings/1",
+            "not_a_medical_device": True,
+            "notice": NOT_A_MEDICAL_DEVICE,
+            "scan": {
+                "series_uid": self.scan.source.series_uid,
+                "shape_zyx": list(geometry.shape_zyx),
+                "spacing_xyz_mm": [round(s, 6) for s in geometry.spacing_xyz_mm],
+                "origin_xyz_mm": [round(o, 4) for o in geometry.origin_xyz_mm],
+                "direction": [round(d, 6) for d in geometry.direction],
+                "reader": self.scan.source.reader,
+                "warnings": [{"code": w.code, "text": w.text} for w in self.warnings],
+            },
+            "threshold": round(self.threshold, 4),
+            "nodules": [_nodule_dict(n) for n in self.nodules],
+            "model": [{"name": m.name, "version": m.version, "sha256": m.sha256} for m in self.models],
+            "timing_s": {k: round(v, 3) for k, v in self.timing_s.items()},
+        }
+
+
+def _nodule_dict(nodule: Nodule) -> dict[str, Any]:
+    """One entry of ``nodules``; what was not measured is left out, never faked."""
+    row: dict[str, Any] = {
+        "id": nodule.id,
+        "probability": round(nodule.probability, 4),
+        "position_xyz_mm": [round(p, 2) for p in nodule.position_xyz_mm],
+        "voxel_zyx": [round(v, 2) for v in nodule.voxel_zyx],
+        "slice_number": nodule.slice_number,
+    }
+    if nodule.sop_instance_uid is not None:
+        row["sop_instance_uid"] = nodule.sop_instance_uid
+    if nodule.side is not None:
+        row["side"] = nodule.side
+    if nodule.diameter_mm is not None:
+        d = nodule.diameter_mm
+        row["diameter_mm"] = {k: round(getattr(d, k), 1) for k in ("mean", "long", "short", "low", "high")}
+    if nodule.volume_mm3 is not None:
+        v = nodule.volume_mm3
+        row["volume_mm3"] = {"value": round(v.value), "low": round(v.low), "high": round(v.high)}
+    return row

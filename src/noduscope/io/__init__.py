@@ -1,0 +1,1 @@
+"""Reading chest CTs of any usual format into a `Scan`."""

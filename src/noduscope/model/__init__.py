@@ -1,0 +1,1 @@
+"""The networks, their bundles on disk, and the engine that runs them."""
