@@ -10,14 +10,13 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
 from noduscope.errors import InputRefused
+from noduscope.evaluate.delong import delong_covariance, delong_test
 from noduscope.evaluate.scores import (
     Confusion,
     PatientBootstrap,
     Ranking,
     best_threshold,
     call_intervals,
-    delong_covariance,
-    delong_test,
     net_benefit,
     percentile_interval,
     reliability,
@@ -149,13 +148,13 @@ def test_delong_rejects_a_true_null_as_often_as_it_says():
 
 
 def test_delong_of_a_score_with_itself_and_against_a_constant():
-    labels, first, _ = simulated(80, 2)
+    labels, first, _ = simulated(400, 2)
     same = delong_test(labels, first, np.exp(first))
     assert (same.z, same.p_value) == (0.0, 1.0)
-    constant = delong_test(labels, first, np.full(80, 0.3))
+    constant = delong_test(labels, first, np.full(400, 0.3))
     assert constant.second.value == 0.5
     assert constant.p_value < 1e-4
-    perfect = delong_test(labels, labels.astype(float), np.full(80, 0.3))
+    perfect = delong_test(labels, labels.astype(float), np.full(400, 0.3))
     assert np.isnan(perfect.p_value)
 
 

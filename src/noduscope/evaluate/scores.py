@@ -88,7 +88,8 @@ def percentile_interval(replicates: Floats) -> tuple[Floats, Floats]:
 
 def _ratio(top: Floats, bottom: Floats) -> Floats:
     """Element-wise quotient, NaN where it is 0/0."""
-    return np.divide(top, bottom, out=np.full(np.broadcast(top, bottom).shape, np.nan), where=bottom != 0)
+    quotient: Floats = np.full(np.broadcast(top, bottom).shape, np.nan)
+    return np.divide(top, bottom, out=quotient, where=bottom != 0)
 
 
 # --- ranking --------------------------------------------------------------------------------------
