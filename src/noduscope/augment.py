@@ -1,0 +1,126 @@
+"""Seeded augmentation of CT crops in HU: what differs between patients, scanners and protocols.
+
+Every function takes a NumPy random generator, so that the same seed gives the same crop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Crop: TypeAlias = NDArray[np.float32]
+"""HU, float32 (z, y, x)."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a crop is cut from a scan: centre, size, zoom per axis and in-plane turn.
+
+    Parameters
+    ----------
+    centre_zyx : voxel of the scan that comes to the crop's middle.
+    size : the crop's edge in voxels.
+    zoom_zyx : magnification; 1.2 shows a 10 mm nodule as 12 mm.
+    angle : turn in the axial plane, radians.
+    """
+
+    centre_zyx: tuple[float, float, float]
+    size: int
+    zoom_zyx: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    angle: float = 0.0
+
+    def to_crop(self, points_zyx: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scan voxels ``(n, 3)`` to crop voxels."""
+        rel = np.asarray(points_zyx, dtype=float) - self.centre_zyx
+        c, s = np.cos(self.angle), np.sin(self.angle)
+        turned = np.stack([rel[:, 0], c * rel[:, 1] - s * rel[:, 2], s * rel[:, 1] + c * rel[:, 2]], axis=1)
+        return np.asarray(turned * self.zoom_zyx + (self.size - 1) / 2)
+
+
+def random_view(rng: np.random.Generator, centre_zyx: tuple[float, float, float], size: int) -> View:
+    """A view with a random turn and zoom (0.85 to 1.2, axes within 5 % of each other)."""
+    zoom = np.exp(rng.uniform(-0.16, 0.18)) * np.exp(rng.uniform(-0.05, 0.05, 3))
+    return View(centre_zyx, size, (float(zoom[0]), float(zoom[1]), float(zoom[2])), float(rng.uniform(-np.pi, np.pi)))
+
+
+def cut(volume: NDArray[np.generic], view: View, fill: float) -> Crop:
+    """The crop that a view shows of a volume ``(z, y, x)``, linear interpolation, `fill` outside."""
+    size, (zz, zy, zx) = view.size, view.zoom_zyx
+    half_z = (size / 2) / zz + 1
+    half = (size / 2) * (abs(np.cos(view.angle)) + abs(np.sin(view.angle))) / min(zy, zx) + 2
+    low = [int(np.floor(c - h)) for c, h in zip(view.centre_zyx, (half_z, half, half), strict=True)]
+    high = [int(np.ceil(c + h)) + 1 for c, h in zip(view.centre_zyx, (half_z, half, half), strict=True)]
+    block = _block(volume, low, high, fill)
+    z, y, x = (c - a for c, a in zip(view.centre_zyx, low, strict=True))
+    planes = turn_planes(block, View((z, y, x), size, view.zoom_zyx, view.angle))
+    place = (np.arange(size) - (size - 1) / 2) / zz + z
+    first = np.clip(np.floor(place).astype(int), 0, len(planes) - 2)
+    share = (place - first).astype(np.float32)[:, None, None]
+    made: Crop = planes[first] * (1 - share) + planes[first + 1] * share
+    return made
+
+
+def turn_planes(planes: Crop, view: View) -> Crop:
+    """Each axial plane of a stack ``(n, y, x)`` turned and zoomed as the view says, its edges repeated outside."""
+    _, zy, zx = view.zoom_zyx
+    c, s, size = np.cos(view.angle), np.sin(view.angle), view.size
+    # OpenCV wants (x, y)
+    matrix = np.array([[c * zx, s * zx, 0], [-s * zy, c * zy, 0]], dtype=np.float64)
+    matrix[:, 2] = (size - 1) / 2 - matrix[:, :2] @ (view.centre_zyx[2], view.centre_zyx[1])
+    how = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
+    return np.stack([cv2.warpAffine(p, matrix, (size, size), **how) for p in planes])
+
+
+def _block(volume: NDArray[np.generic], low: list[int], high: list[int], fill: float) -> Crop:
+    """``volume[low:high]`` as float32, `fill` where that reaches outside."""
+    block = np.full([b - a for a, b in zip(low, high, strict=True)], fill, np.float32)
+    inside = [slice(max(a, 0), min(b, n)) for a, b, n in zip(low, high, volume.shape, strict=True)]
+    if all(s.stop > s.start for s in inside):
+        target = tuple(slice(s.start - a, s.stop - a) for s, a in zip(inside, low, strict=True))
+        block[target] = volume[tuple(inside)]
+    return block
+
+
+def noise_bank(rng: np.random.Generator, edge: int = 160) -> Crop:
+    """A block of unit noise with the grain of a CT (correlated in the plane), to draw noise from."""
+    white = rng.standard_normal((edge, edge, edge), dtype=np.float32)
+    smooth = np.stack([cv2.GaussianBlur(p, (0, 0), 0.7) for p in white])
+    bank: Crop = smooth / smooth.std()
+    return bank
+
+
+def degrade(rng: np.random.Generator, crop: Crop, bank: Crop) -> Crop:
+    """Another scanner's view of the same tissue: kernel, slice thickness, dose, calibration.
+
+    In random strength: blur or sharpening in the plane, averaging along z, correlated noise up to
+    50 HU, HU shift and gain.
+    """
+    kernel = rng.random()
+    if kernel < 0.25:
+        sigma = rng.uniform(0.3, 0.9)
+        crop = np.stack([cv2.GaussianBlur(p, (0, 0), sigma) for p in crop])
+    elif kernel < 0.5:
+        amount = rng.uniform(0.2, 1.0)
+        crop = np.stack([cv2.addWeighted(p, 1 + amount, cv2.GaussianBlur(p, (0, 0), 1.0), -amount, 0) for p in crop])
+    if rng.random() < 0.35:
+        crop = thick_slices(crop, rng.uniform(1.2, 3.5))
+    if rng.random() < 0.6:
+        z, y, x = (int(rng.integers(0, b - n + 1)) for b, n in zip(bank.shape, crop.shape, strict=True))
+        part = bank[z : z + crop.shape[0], y : y + crop.shape[1], x : x + crop.shape[2]]
+        crop = crop + part * np.float32(rng.uniform(0, 50) * rng.random())
+    gain, shift = rng.uniform(0.93, 1.07), rng.uniform(-25, 25)
+    made: Crop = (crop + 850) * np.float32(gain) - np.float32(850 - shift)
+    return made
+
+
+def thick_slices(crop: Crop, thickness: float) -> Crop:
+    """The crop as slices of `thickness` voxels would show it, back on its own grid."""
+    z, y, x = crop.shape
+    n = max(2, round(z / thickness))
+    flat = cv2.resize(crop.reshape(z, y * x), (y * x, n), interpolation=cv2.INTER_AREA)
+    made: Crop = cv2.resize(flat, (y * x, z), interpolation=cv2.INTER_LINEAR).reshape(z, y, x)
+    return made

@@ -1,0 +1,215 @@
+"""Training crops for the detector: implants, whole scans, real stacks, in seeded random mixture.
+
+Four kinds of crop, in the shares of `SHARES`:
+
+``implant``  a piece of a whole scan with one to three nodules set into it.
+``host``     a piece of a whole scan as it is, half of the time around a hard negative or a known lesion.
+``stack``    the slices of a real LIDC nodule in their own surroundings. Nothing is known above and
+             below, so the end slices are repeated there and those cells carry no loss.
+``slab``     a piece of a whole scan, often with an implant, cut to a few slices in just the same way,
+             so that repeated slices say nothing about whether a nodule is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from noduscope.augment import Crop, View, cut, degrade, noise_bank, random_view, turn_planes
+from noduscope.data.crops import NodulePatch, NoduleStack, resize_linear
+from noduscope.data.hosts import HostScan
+from noduscope.data.implant import implant, random_place, varied
+from noduscope.model.boxes import STRIDE, Lesion, encode
+from noduscope.preprocess import clip_normalise
+from noduscope.settings import Settings
+
+SHARES = {"implant": 0.45, "host": 0.25, "stack": 0.2, "slab": 0.1}
+_AIR = -1000.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CropSource:
+    """What crops are made from; all of one side of a patient-level split.
+
+    ``hard`` holds (host index, voxel) of places where an earlier network was wrong.
+    """
+
+    hosts: Sequence[HostScan]
+    patches: Sequence[NodulePatch]
+    stacks: Sequence[NoduleStack]
+    hard: Sequence[tuple[int, tuple[float, float, float]]] = field(default=())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """A crop in HU, its lesions in crop voxels, and the slices whose cells count."""
+
+    crop: Crop
+    lesions: list[Lesion]
+    known_z: tuple[int, int]
+
+
+class CropMaker:
+    """Makes the crop of a given seed; the same seed gives the same crop."""
+
+    def __init__(self, source: CropSource, settings: Settings) -> None:
+        self.source = source
+        self.settings = settings
+        self.size = settings.train_detector.crop_voxels
+        self.spacing_mm = settings.preprocess.spacing_mm
+        self._bank = noise_bank(np.random.default_rng(settings.train_detector.seed))
+        self._lung_voxels = [np.flatnonzero(h.lungs) for h in source.hosts]
+        # small nodules are the most frequent and the hardest; the large ones still come often enough to be learnt
+        self._patch_weight = _weights([p.diameter_mm for p in source.patches])
+        self._stack_weight = _weights([s.diameter_mm for s in source.stacks])
+
+    def __call__(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Network input ``(size, size, size, 1)`` in 0…1 and target ``(size/4, size/4, size/4, 7)``."""
+        kind = rng.choice(list(SHARES), p=list(SHARES.values()))
+        sample = getattr(self, f"_{kind}")(rng)
+        crop = degrade(rng, sample.crop, self._bank)
+        weight = self._weight(sample.known_z)
+        target = encode(sample.lesions, crop.shape, weight, self.spacing_mm)
+        return clip_normalise(crop, self.settings.preprocess)[..., None], target
+
+    def _weight(self, known_z: tuple[int, int]) -> NDArray[np.float32]:
+        cells = self.size // STRIDE
+        weight = np.zeros((cells, cells, cells), np.float32)
+        weight[max(0, known_z[0] // STRIDE) : -(-known_z[1] // STRIDE)] = 1.0
+        return weight
+
+    def _host(self, rng: np.random.Generator) -> Sample:
+        crop, _, lesions = self._piece(rng, hard=rng.random() < 0.5)
+        return Sample(crop, lesions, (0, self.size))
+
+    def _implant(self, rng: np.random.Generator) -> Sample:
+        crop, lung, lesions = self._piece(rng, hard=False)
+        for _ in range(int(rng.integers(1, 4))):
+            self._add(rng, crop, lung, lesions)
+        return Sample(crop, lesions, (0, self.size))
+
+    def _slab(self, rng: np.random.Generator) -> Sample:
+        crop, lung, lesions = self._piece(rng, hard=rng.random() < 0.3)
+        if rng.random() < 0.5:
+            self._add(rng, crop, lung, lesions)
+        depth = int(rng.integers(5, 24))
+        about = lesions[-1].centre_zyx[0] if lesions else self.size / 2
+        low = int(np.clip(round(about - depth / 2), 0, self.size - depth))
+        crop = crop[np.clip(np.arange(self.size), low, low + depth - 1)]
+        return Sample(crop, lesions, (low, low + depth))
+
+    def _stack(self, rng: np.random.Generator) -> Sample:
+        stack = self.source.stacks[rng.choice(len(self.source.stacks), p=self._stack_weight)]
+        return stack_sample(rng, stack, self.size, self.spacing_mm)
+
+    def _piece(self, rng: np.random.Generator, *, hard: bool) -> tuple[Crop, NDArray[np.bool_], list[Lesion]]:
+        """A turned and zoomed piece of a scan, which of it is lung, and the known lesions in it."""
+        centre, index = self._centre(rng, hard)
+        host = self.source.hosts[index]
+        view = random_view(rng, centre, self.size)
+        crop = cut(host.hu, view, _AIR)
+        lung = cut(host.lungs > 0, view, 0.0) > 0.5
+        zoom = float(np.mean(view.zoom_zyx))
+        lesions = []
+        for known in host.lesions:
+            z, y, x = view.to_crop(np.asarray([known.centre_zyx]))[0]
+            if max(abs(v - self.size / 2) for v in (z, y, x)) < self.size / 2 + known.diameter_mm * zoom / 2:
+                lesions.append(Lesion((z, y, x), known.diameter_mm * zoom, known.counts))
+        return _mirrored(rng, crop, lung, lesions)
+
+    def _centre(self, rng: np.random.Generator, hard: bool) -> tuple[tuple[float, float, float], int]:
+        """A voxel of some scan's lung, near a hard negative or a lesion if asked for."""
+        special = [(i, h) for i, h in self.source.hard]
+        special += [(i, k.centre_zyx) for i, h in enumerate(self.source.hosts) for k in h.lesions for _ in range(3)]
+        if hard and special:
+            index, (z, y, x) = special[rng.integers(len(special))]
+            jitter = rng.uniform(-self.size / 4, self.size / 4, 3)
+            return (z + jitter[0], y + jitter[1], x + jitter[2]), index
+        index = int(rng.integers(len(self.source.hosts)))
+        voxels = self._lung_voxels[index]
+        z, y, x = np.unravel_index(voxels[rng.integers(len(voxels))], self.source.hosts[index].lungs.shape)
+        return (float(z), float(y), float(x)), index
+
+    def _add(self, rng: np.random.Generator, crop: Crop, lung: NDArray[np.bool_], lesions: list[Lesion]) -> None:
+        """Implant one nodule, away from what is already known there; a few places are tried."""
+        patch = varied(rng, self.source.patches[rng.choice(len(self.source.patches), p=self._patch_weight)])
+        for _ in range(4):
+            place = random_place(rng, crop, lung, patch.diameter_mm)
+            if place is None:
+                return
+            if any(
+                np.linalg.norm(np.subtract(k.centre_zyx, place)) < (k.diameter_mm + patch.diameter_mm) / 2 + STRIDE
+                for k in lesions
+            ):
+                continue
+            lesion = implant(crop, patch, place)
+            if lesion is not None:
+                lesions.append(lesion)
+                return
+
+
+def stack_sample(rng: np.random.Generator, stack: NoduleStack, size: int, spacing_mm: float) -> Sample:
+    """A real stack as a crop, end slices repeated above and below, turned and zoomed in the plane."""
+    inside = stack.agreement >= 0.5
+    where = np.argwhere(inside)
+    centre = where.mean(axis=0)
+    dz, dy, _ = stack.spacing_zyx_mm
+    zoom = float(np.exp(rng.uniform(-0.16, 0.18)))
+    depth = min(size, max(2, round(stack.hu.shape[0] * dz * zoom / spacing_mm)))
+    in_plane = dy * zoom / spacing_mm
+    shift = rng.uniform(-size / 5, size / 5, 2) / in_plane
+    middle = (0.0, float(centre[1] + shift[0]), float(centre[2] + shift[1]))
+    view = View(middle, size, (1.0, in_plane, in_plane), float(rng.uniform(-np.pi, np.pi)))
+    planes = resize_linear(turn_planes(stack.hu.astype(np.float32), view), (depth, size, size))
+    scale = depth / stack.hu.shape[0]
+    z_in = (centre[0] + 0.5) * scale - 0.5
+    low = int(np.clip(round(size / 2 - z_in + rng.uniform(-size / 5, size / 5)), 0, size - depth))
+    crop = planes[np.clip(np.arange(size) - low, 0, depth - 1)]
+    _, y, x = view.to_crop(np.asarray([[0.0, centre[1], centre[2]]]))[0]
+    diameter = (6 * inside.sum() * dz * dy * dy / np.pi) ** (1 / 3)
+    lesion = Lesion((float(z_in + low), float(y), float(x)), float(diameter) * zoom)
+    return Sample(crop, [lesion], (low, low + depth))
+
+
+def _mirrored(
+    rng: np.random.Generator, crop: Crop, lung: NDArray[np.bool_], lesions: list[Lesion]
+) -> tuple[Crop, NDArray[np.bool_], list[Lesion]]:
+    """Each axis mirrored or not, by chance."""
+    for axis in range(3):
+        if rng.random() < 0.5:
+            crop, lung = np.flip(crop, axis), np.flip(lung, axis)
+            last = crop.shape[axis] - 1
+            lesions = [
+                Lesion(
+                    tuple(last - v if a == axis else v for a, v in enumerate(k.centre_zyx)), k.diameter_mm, k.counts
+                )
+                for k in lesions
+            ]
+    return np.ascontiguousarray(crop), lung, lesions
+
+
+def _weights(diameters_mm: Sequence[float]) -> NDArray[np.float64]:
+    weight = np.sqrt(np.clip(np.asarray(diameters_mm, dtype=float), 4.0, 30.0))
+    made: NDArray[np.float64] = weight / weight.sum()
+    return made
+
+
+class DetectorBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Batches for ``model.fit``: batch `i` of epoch `e` is a function of (seed, e, i) alone."""
+
+    def __init__(self, maker: CropMaker, batches: int, batch_size: int, seed: int) -> None:
+        super().__init__(workers=1, use_multiprocessing=False, max_queue_size=4)
+        self.maker, self.batches, self.batch_size, self.seed = maker, batches, batch_size, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        pairs = [self.maker(rng) for _ in range(self.batch_size)]
+        return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])

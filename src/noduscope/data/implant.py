@@ -1,0 +1,88 @@
+"""Real nodules set into real lungs: how a few whole scans become thousands of labelled ones.
+
+A nodule's own HU replace the lung's inside its outline, feathered over about a millimetre; where
+the lung already holds something denser (a vessel, the chest wall) the denser value stays, so that a
+nodule merges with what it touches instead of cutting a hole into it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from noduscope.augment import Crop
+from noduscope.data.crops import NodulePatch, resize_linear
+from noduscope.model.boxes import Lesion
+
+_TISSUE_HU = -400.0
+
+
+def varied(rng: np.random.Generator, patch: NodulePatch) -> NodulePatch:
+    """The patch mirrored, turned by quarter turns in the plane and scaled by 0.8 to 1.25."""
+    hu, alpha = patch.hu, patch.alpha
+    for axis in range(3):
+        if rng.random() < 0.5:
+            hu, alpha = np.flip(hu, axis), np.flip(alpha, axis)
+    turns = int(rng.integers(4))
+    hu, alpha = np.rot90(hu, turns, (1, 2)), np.rot90(alpha, turns, (1, 2))
+    scale = float(np.exp(rng.uniform(-0.22, 0.22)))
+    shape = tuple(max(2, round(n * scale)) for n in hu.shape)
+    hu, alpha = (resize_linear(np.ascontiguousarray(a), shape) for a in (hu, alpha))
+    return replace(patch, hu=hu, alpha=alpha, centre_zyx=_centre(alpha), diameter_mm=patch.diameter_mm * scale)
+
+
+def _centre(alpha: NDArray[np.float32]) -> tuple[float, float, float]:
+    total = float(alpha.sum())
+    sums = [alpha.sum(axis=axes) for axes in ((1, 2), (0, 2), (0, 1))]
+    z, y, x = (float((s * np.arange(len(s))).sum()) / total for s in sums)
+    return z, y, x
+
+
+def implant(crop: Crop, patch: NodulePatch, place_zyx: tuple[float, float, float]) -> Lesion | None:
+    """Set a nodule into a crop, in place, its centre at the voxel nearest to `place_zyx`.
+
+    Returns the lesion as it lies there; None, and the crop untouched, where most of it would fall
+    outside or onto dense tissue and nothing could be seen of it.
+    """
+    corner = [round(p - c) for p, c in zip(place_zyx, patch.centre_zyx, strict=True)]
+    low = [max(c, 0) for c in corner]
+    high = [min(c + n, m) for c, n, m in zip(corner, patch.hu.shape, crop.shape, strict=True)]
+    if any(h <= a for a, h in zip(low, high, strict=True)):
+        return None
+    target = tuple(slice(a, h) for a, h in zip(low, high, strict=True))
+    source = tuple(slice(a - c, h - c) for a, h, c in zip(low, high, corner, strict=True))
+    alpha, hu = patch.alpha[source], patch.hu[source]
+    host = crop[target]
+    inside = alpha > 0.5
+    if inside.sum() < 0.7 * (patch.alpha > 0.5).sum():
+        return None
+    if (host[inside] > _TISSUE_HU).mean() > 0.35:
+        return None
+    crop[target] = np.maximum(host, alpha * hu + (1 - alpha) * host)
+    z, y, x = (c + p for c, p in zip(corner, patch.centre_zyx, strict=True))
+    return Lesion((float(z), float(y), float(x)), patch.diameter_mm)
+
+
+def random_place(
+    rng: np.random.Generator, crop: Crop, lung: NDArray[np.bool_], diameter_mm: float, margin: int = 6
+) -> tuple[float, float, float] | None:
+    """A voxel of the crop where a nodule of this size could sit; None when the crop shows no lung.
+
+    One third lie where the nodule will touch the edge of the lung, the others anywhere in aerated lung.
+    """
+    air = lung & (crop < -500)
+    if rng.random() < 0.33:
+        size = 2 * round(diameter_mm * 0.45) + 1
+        kernel = np.ones((size, size), np.uint8)
+        inner = np.stack([cv2.erode(p, kernel, borderType=cv2.BORDER_REPLICATE) for p in lung.astype(np.uint8)])
+        rim = air & (inner == 0)
+        air = rim if rim.any() else air
+    inside = air[margin:-margin, margin:-margin, margin:-margin]
+    flat = np.flatnonzero(inside)
+    if flat.size == 0:
+        return None
+    z, y, x = np.unravel_index(int(flat[rng.integers(flat.size)]), inside.shape)
+    return float(z + margin), float(y + margin), float(x + margin)
