@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from noduscope.errors import NoScanFound
-from noduscope.morphology import Mask, close, dilate, erode, fill_holes, regions
+from noduscope.morphology import Mask, close, dilate, fill_holes, regions
 from noduscope.preprocess import bounding_box, box_around, in_threads, resample
 from noduscope.scan import Box, Geometry, HuVolume, Scan, ScanWarning
 from noduscope.settings import LungSettings
@@ -25,7 +25,11 @@ LEFT, RIGHT = 1, 2
 
 _AIR_HU = -400  # halfway between aerated lung and soft tissue: the edge lands where a reader draws it
 _OPEN_AIR_HU = -930  # air around the patient is -1000, the blackest lung about -950 at its core
+_MATTRESS_MM = 25.0  # half the thickness of what a lung exceeds and a mattress does not
 _GAS_HU = -960  # median of bowel gas and pockets in the table
+_CORE_HU = -940  # 5th percentile of a small part: darker is a gas bubble
+_SEAM_REACH_MM = 80.0  # from the midline; a collapsed lung pulls the mediastinum over this far
+_DETOUR_MM = 120.0  # so far from the midline a step costs as much as one through lung
 _LEAST_LUNG_ML = 150.0  # both together; a single adult lobe at end-expiration has more
 _LEAST_PART_ML = 0.5
 
@@ -99,7 +103,7 @@ def find_lungs(scan: Scan, settings: LungSettings) -> Lungs:
     canonical = scan.canonical()
     hu, geometry = resample(canonical.hu, canonical.geometry, settings.spacing_mm, average=True)
     voxel_ml = geometry.voxel_volume_mm3 / 1000.0
-    air = _enclosed_air(hu)
+    air = _enclosed_air(hu, settings.spacing_mm)
     airway = _airway(hu, air, settings.spacing_mm)
     lung = _without_gas(hu, air & (1 - airway), _LEAST_PART_ML / voxel_ml)
     if lung.sum() * voxel_ml < _LEAST_LUNG_ML:
@@ -107,129 +111,181 @@ def find_lungs(scan: Scan, settings: LungSettings) -> Lungs:
             f"no lungs in {scan.source.series_uid}: only {lung.sum() * voxel_ml:.0f} ml look like lung, at least "
             f"{_LEAST_LUNG_ML:.0f} ml are expected; choose a series that shows the chest"
         )
-    sides = _sides(lung, airway, settings.spacing_mm)
-    labels = _closed(sides, airway, settings.closing_mm / settings.spacing_mm)
+    labels = _closed(_sides(hu, lung, settings.spacing_mm), airway, settings.closing_mm / settings.spacing_mm)
     return Lungs(labels, geometry, _warnings(labels, voxel_ml))
 
 
-def _enclosed_air(hu: HuVolume) -> Mask:
-    """Air that does not reach the side of its slice, and lung that does because the scan is cropped."""
+def _enclosed_air(hu: HuVolume, spacing_mm: float) -> Mask:
+    """Air that does not reach the side of its slice, and lung that does because the scan is cropped.
+
+    A spot at the side is lung when it is as dense as lung and either too thick for a mattress or
+    goes on, from slice to slice, what is already known to lie inside.
+    """
     air = (hu < _AIR_HU).view(np.uint8)
-    made = np.zeros_like(air)
+    inside, doubtful = np.zeros_like(air), np.zeros_like(air)
 
-    def keep(k: int) -> None:
+    def sort(k: int) -> None:
         count, labels = cv2.connectedComponents(air[k], connectivity=4, ltype=cv2.CV_32S)
-        wanted = np.ones(count, np.uint8)
-        edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-        for label in np.unique(edge):
-            wanted[label] = label != 0 and np.median(hu[k][labels == label]) > _OPEN_AIR_HU
-        wanted[0] = 0
-        made[k] = wanted[labels]
+        kind = np.ones(count, np.uint8)  # 0 outside, 1 inside, 2 doubtful
+        for label in np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])):
+            spot = labels == label
+            kind[label] = 0 if label == 0 or np.median(hu[k][spot]) < _OPEN_AIR_HU else 2
+            if kind[label] == 2:
+                depth = cv2.distanceTransform(spot.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3).max()
+                kind[label] = 1 if depth * spacing_mm > _MATTRESS_MM else 2
+        kind[0] = 0
+        found = kind[labels]
+        inside[k], doubtful[k] = found == 1, found == 2
 
-    in_threads(keep, len(air))
-    return made
+    in_threads(sort, len(air))
+    for order in (range(1, len(air)), range(len(air) - 2, -1, -1)):
+        step = order.step
+        for k in order:
+            if doubtful[k].any():
+                _accept(doubtful[k], inside[k], inside[k - step])
+    return inside
+
+
+def _accept(doubtful: NDArray[np.uint8], inside: NDArray[np.uint8], neighbour: NDArray[np.uint8]) -> None:
+    """Move to `inside` those doubtful spots of a slice that mostly lie over what is inside next to it."""
+    count, labels = cv2.connectedComponents(doubtful, connectivity=4)
+    sizes = np.bincount(labels.ravel(), minlength=count)
+    shared = np.bincount(labels[neighbour != 0], minlength=count)
+    wanted = shared * 2 > sizes
+    wanted[0] = False
+    inside |= wanted[labels].view(np.uint8)
+    doubtful &= (~wanted[labels]).view(np.uint8)
 
 
 def _airway(hu: HuVolume, air: Mask, spacing_mm: float) -> Mask:
-    """Trachea and main bronchi with their wall: followed downwards as long as they are round and on their own."""
-    seed = _trachea(_round_spots(hu, air, spacing_mm**2), air, spacing_mm)
+    """Trachea and main bronchi with their wall."""
+    seed = _trachea(hu, air, spacing_mm)
     return dilate(_followed(hu, air, seed, spacing_mm**2), 1.0) if seed.any() else seed
 
 
-def _round_spots(hu: HuVolume, air: Mask, area: float) -> Mask:
-    """Black, compact spots of a trachea's size in the axial slices."""
+@dataclass(slots=True)
+class _Stack:
+    """Round spots over each other: slice numbers, masks, and the place (x, y) of the last one."""
+
+    slices: list[int]
+    spots: list[NDArray[np.bool_]]
+    place: NDArray[np.float64]
+
+
+def _trachea(hu: HuVolume, air: Mask, spacing_mm: float) -> Mask:
+    """The tallest stack of round, black spots that is near the middle and reaches into the upper half."""
     made = np.zeros_like(air)
-
-    def pick(k: int) -> None:
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(air[k], connectivity=4)
-        for i in range(1, count):
-            _, _, width, height, size = stats[i]
-            if not (60 <= size * area <= 900 and max(width, height) < 2.2 * min(width, height)):
-                continue
-            if size > 0.55 * width * height and hu[k][labels == i].min() < -880:
-                made[k][labels == i] = 1
-
-    in_threads(pick, len(air))
+    if not air.any():
+        return made
+    slices, columns = np.flatnonzero(air.any(axis=(1, 2))), np.flatnonzero(air.any(axis=(0, 1)))
+    middle = (columns[0] + columns[-1]) / 2
+    stacks: list[_Stack] = []
+    for k in range(int(slices[-1]), int(slices[0]) - 1, -1):
+        for spot, place in _round_spots(hu[k], air[k], spacing_mm**2):
+            near = [s for s in stacks if 0 < s.slices[-1] - k <= 2]
+            near = [s for s in near if np.hypot(*(s.place - place)) * spacing_mm < 8]
+            if near:
+                near[0].slices.append(k)
+                near[0].spots.append(spot)
+                near[0].place = place
+            elif k > slices.mean() and abs(place[0] - middle) * spacing_mm < 60:
+                stacks.append(_Stack([k], [spot], place))
+    best = max(stacks, key=lambda s: len(s.slices), default=None)
+    if best is not None and len(best.slices) * spacing_mm > 20:
+        for k, spot in zip(best.slices, best.spots, strict=True):
+            made[k][spot] = 1
     return made
 
 
-def _trachea(spots: Mask, air: Mask, spacing_mm: float) -> Mask:
-    """The tallest stack of round spots that is near the middle and reaches into the upper half."""
-    best = np.zeros_like(spots)
-    if not spots.any():
-        return best
-    slices, columns = np.flatnonzero(air.any(axis=(1, 2))), np.flatnonzero(air.any(axis=(0, 1)))
-    found = regions(spots)
-    longest = 20.0 / spacing_mm
-    for label in np.argsort(found.sizes)[::-1][:12]:
-        own = found.chosen(np.arange(len(found.sizes)) == label)
-        if not own.any():
-            break
-        z, _, x = np.nonzero(own)
-        central = abs(x.mean() - (columns[0] + columns[-1]) / 2) * spacing_mm < 60
-        if central and z.max() > (slices[0] + slices[-1]) / 2 and np.ptp(z) > longest:
-            best, longest = own, float(np.ptp(z))
-    return best
+def _round_spots(
+    hu: NDArray[np.int16], air: NDArray[np.uint8], area: float
+) -> list[tuple[NDArray[np.bool_], NDArray[np.float64]]]:
+    """Black, compact spots of a trachea's size in one slice, each with its centre (x, y)."""
+    _, labels, stats, centres = cv2.connectedComponentsWithStats(air, connectivity=4)
+    width, height, size = stats[:, 2], stats[:, 3], stats[:, 4]
+    round_ones = (size * area >= 60) & (size * area <= 900) & (size > 0.55 * width * height)
+    round_ones &= np.maximum(width, height) < 2.2 * np.minimum(width, height)
+    round_ones[0] = False
+    found = [(labels == i, centres[i]) for i in np.flatnonzero(round_ones)]
+    return [(spot, centre) for spot, centre in found if hu[spot].min() < -880]
 
 
 def _followed(hu: HuVolume, air: Mask, seed: Mask, area: float) -> Mask:
     """The tube that starts with `seed`, traced down slice by slice through its branches."""
     tube = seed.copy()
     for k in range(len(air) - 2, -1, -1):
-        above = tube[k + 1]
+        above = tube[k + 1] != 0
         if not above.any():
             continue
-        for source in (air[k], air[k] & (hu[k] < -880), air[k] & (hu[k] < -940)):
-            _, labels, stats, _ = cv2.connectedComponentsWithStats(source.astype(np.uint8), connectivity=4)
-            for i in np.unique(labels[above != 0]):
+        # where the bronchus opens into the lung a darker threshold still tells its lumen
+        for limit in (_AIR_HU, -880, -940):
+            source = air[k] & (hu[k] < limit).view(np.uint8)
+            _, labels, stats, _ = cv2.connectedComponentsWithStats(source, connectivity=4)
+            for i in np.unique(labels[above]):
                 if i != 0 and stats[i, cv2.CC_STAT_AREA] * area <= 900:
                     tube[k][labels == i] = 1
     return tube
 
 
 def _without_gas(hu: HuVolume, air: Mask, least: float) -> Mask:
-    """The regions that are large enough and not as black as gas."""
+    """The regions that are large enough and not as black as gas.
+
+    Beside the largest ones, whose blackest voxels may be emphysema or a bronchus, a region with a core of
+    gas is bowel.
+    """
     found = regions(air)
     wanted = found.sizes >= least
+    main = 0.06 * found.sizes.max()
+    place = np.flatnonzero(air)
+    labels, values = found.labels.ravel()[place], hu.ravel()[place]
     for label in np.flatnonzero(wanted):
-        if label:
-            wanted[label] = np.median(hu[found.labels == label]) > _GAS_HU
+        low, half = np.percentile(values[labels == label], [5, 50])
+        wanted[label] = half > _GAS_HU and (found.sizes[label] > main or low > _CORE_HU)
     return found.chosen(wanted)
 
 
-def _sides(lung: Mask, airway: Mask, spacing_mm: float) -> NDArray[np.uint8]:
-    """Lung voxels labelled left and right."""
-    for steps in range(6):
-        core = erode(lung, float(steps)) if steps else lung
-        found = regions(core)
-        by_size = np.argsort(found.sizes)[::-1][:2]
-        if len(by_size) == 2 and found.sizes[by_size[1]] > 0.06 * found.sizes[by_size[0]]:
-            centres = [float(np.nonzero(found.labels == i)[2].mean()) for i in by_size]
-            if abs(centres[0] - centres[1]) * spacing_mm > 60:
-                break
-    else:
-        columns = np.nonzero(airway if airway.any() else lung)[2]
-        side = LEFT if np.nonzero(lung)[2].mean() > columns.mean() else RIGHT
-        return lung * np.uint8(side)
-    left, right = by_size[np.argsort(centres)[::-1]]
-    labels = np.zeros(lung.shape, np.uint8)
-    labels[found.labels == left] = LEFT
-    labels[found.labels == right] = RIGHT
-    return _grown(labels, lung, sum(centres) / 2)
+def _sides(hu: HuVolume, lung: Mask, spacing_mm: float) -> NDArray[np.uint8]:
+    """Lung voxels labelled left and right.
+
+    In each slice a seam runs from front to back where it crosses the least lung: through the
+    mediastinum, and where the lungs touch through the thin membrane between them, which is a little
+    denser than they are.
+    """
+    width = lung.shape[2]
+    dense = np.maximum(hu, 0).sum(axis=(0, 1), dtype=np.float64)  # bones and organs lie about the midline
+    columns = np.arange(width)
+    middle = float((dense * columns).sum() / dense.sum()) if dense.any() else (width - 1) / 2
+    first = max(0, round(middle - _SEAM_REACH_MM / spacing_mm))
+    last = min(width, first + round(2 * _SEAM_REACH_MM / spacing_mm) + 1)
+    strip = slice(first, last)
+    cost = np.where(lung[..., strip] != 0, 1.0 - np.clip(hu[..., strip], -1000, 0) / np.float32(1000.0), np.float32(0))
+    # going round a lung through the chest wall must cost more than crossing where the lungs touch
+    cost += (((columns[strip] - middle) * spacing_mm / _DETOUR_MM) ** 2).astype(np.float32)
+    seam = first + _cheapest_seams(cost)
+    side = np.where(columns > seam[..., None], np.uint8(LEFT), np.uint8(RIGHT))
+    return lung * side
 
 
-def _grown(labels: NDArray[np.uint8], lung: Mask, middle: float) -> NDArray[np.uint8]:
-    """The labels spread through the rest of the lung mask; parts on their own go by their place."""
-    for _ in range(12):
-        open_ones = lung & (labels == 0)
-        if not open_ones.any():
-            return labels
-        for side in (LEFT, RIGHT):
-            labels[(dilate((labels == side).view(np.uint8), 1.0) & lung & (labels == 0)) != 0] = side
-    rest = lung & (labels == 0)
-    columns = np.arange(lung.shape[2]) > middle
-    labels[rest != 0] = np.broadcast_to(np.where(columns, LEFT, RIGHT), lung.shape)[rest != 0]
-    return labels
+def _cheapest_seams(cost: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Per slice the column in each row of the cheapest path through all rows, at most two columns a row.
+
+    All slices advance together, row by row (dynamic programming). Shape ``(z, y)`` of ``(z, y, x)``.
+    """
+    depth, height, width = cost.shape
+    moves = np.asarray([0, -1, 1, -2, 2], np.int8)
+    best = cost[:, 0].copy()
+    came = np.zeros((height, depth, width), np.int8)
+    for y in range(1, height):
+        padded = np.pad(best, ((0, 0), (2, 2)), constant_values=np.inf)
+        ways = np.stack([padded[:, 2 + m : 2 + m + width] for m in moves.tolist()])
+        choice = ways.argmin(axis=0)
+        came[y] = moves[choice]
+        best = ways.min(axis=0) + cost[:, y]
+    seam = np.empty((depth, height), np.int64)
+    seam[:, -1] = best.argmin(axis=1)
+    for y in range(height - 1, 0, -1):
+        seam[:, y - 1] = seam[:, y] + came[y, np.arange(depth), seam[:, y]]
+    return seam
 
 
 def _closed(sides: NDArray[np.uint8], airway: Mask, radius: float) -> NDArray[np.uint8]:

@@ -133,9 +133,14 @@ def erode(mask: Mask, radius: float) -> Mask:
 
 def close(mask: Mask, radius: float) -> Mask:
     """Closing by a ball: what no ball of `radius` voxels can reach without touching the mask is filled."""
+    made = mask.copy()
+    if not mask.any():
+        return made
+    profiles = [np.flatnonzero(mask.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
+    box = tuple(slice(int(p[0]), int(p[-1]) + 1) for p in profiles)
     pad = int(np.ceil(radius)) + 1
-    padded = np.pad(mask, pad)
-    made: Mask = erode(dilate(padded, radius), radius)[pad:-pad, pad:-pad, pad:-pad]
+    padded = np.pad(mask[box], pad)
+    made[box] = erode(dilate(padded, radius), radius)[pad:-pad, pad:-pad, pad:-pad]
     return made
 
 
