@@ -17,10 +17,6 @@ from noduscope.io.pixels import read_hu_into
 from noduscope.io.slices import SliceGrid, drop_duplicates, even_grid, slice_axes
 from noduscope.scan import Geometry, HuVolume, Scan, ScanSource, ScanWarning
 
-MIN_SLICES: Final = 5
-"""Fewer images are a scout, a bolus-tracking loop or a key image, not a chest."""
-_AXIAL_COSINE: Final = 0.8
-"""The normal of an axial slice is within 37° of the body axis (gantry tilt included)."""
 _SHOWN: Final = (
     ("manufacturer", "Manufacturer"),
     ("model", "ManufacturerModelName"),
@@ -29,12 +25,6 @@ _SHOWN: Final = (
     ("slice_thickness_mm", "SliceThickness"),
     ("description", "SeriesDescription"),
 )
-
-
-def is_axial(series: Series) -> bool:
-    """Whether the slices cut across the body."""
-    orientation = series.slices[0].orientation
-    return orientation is not None and abs(float(slice_axes(orientation)[2, 2])) > _AXIAL_COSINE
 
 
 def read_series(series: Series, *, workers: int = 2) -> Scan:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Final
 from pydicom import dcmread
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
+from noduscope.io import NotThisFormat
 from noduscope.io.multiframe import split_frames
 from noduscope.scan import Triple
 
@@ -65,10 +66,6 @@ _TAGS: Final = {
     "SharedFunctionalGroupsSequence": 0x52009229,
     "PerFrameFunctionalGroupsSequence": 0x52009230,
 }
-
-
-class NotDicom(Exception):
-    """A file that is not DICOM; the message says why. Never leaves this package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +143,7 @@ def read_headers(paths: Iterable[Path]) -> tuple[list[Slice], dict[str, int]]:
     for path in paths:
         try:
             found.extend(_read_header(path))
-        except NotDicom as reason:
+        except NotThisFormat as reason:
             refused[str(reason)] += 1
     return found, dict(refused)
 
@@ -204,20 +201,20 @@ def _why_not_placed(image: Slice) -> str:
 
 
 def _read_header(path: Path) -> list[Slice]:
-    """Every image of one file; raises `NotDicom` when there is none."""
+    """Every image of one file; raises `NotThisFormat` when there is none."""
     try:
         with path.open("rb") as file:
             head = file.read(132)
             bare = head[128:] != b"DICM"
             if bare and not head.startswith(_BARE_STARTS):
-                raise NotDicom("not DICOM" if head else "empty file")
+                raise NotThisFormat("not DICOM" if head else "empty file")
             deflated = not bare and DEFLATED.encode() in file.read(1024)
             if deflated:
                 _refuse_bomb(file)
             file.seek(0)
             dataset, offset = _parse(file, force=bare)
     except OSError as error:
-        raise NotDicom(f"cannot be opened ({error.strerror or type(error).__name__})") from error
+        raise NotThisFormat(f"cannot be opened ({error.strerror or type(error).__name__})") from error
     return _slices_of(dataset, path, None if deflated else offset)
 
 
@@ -233,7 +230,7 @@ def _parse(file: BinaryIO, *, force: bool) -> tuple[Any, int]:
         NotImplementedError,
         zlib.error,
     ) as error:
-        raise NotDicom("a damaged DICOM header") from error
+        raise NotThisFormat("a damaged DICOM header") from error
     return dataset, file.tell()
 
 
@@ -249,10 +246,10 @@ def _refuse_bomb(file: BinaryIO) -> None:
         while data and not unpacker.eof:
             total += len(unpacker.decompress(data, 1 << 24))
             if total > _MAX_HEADER_BYTES:
-                raise NotDicom("unpacks to more than any slice holds")
+                raise NotThisFormat("unpacks to more than any slice holds")
             data = unpacker.unconsumed_tail or file.read(1 << 20)
     except zlib.error as error:
-        raise NotDicom("damaged compressed data") from error
+        raise NotThisFormat("damaged compressed data") from error
 
 
 class _Raw:
@@ -318,7 +315,7 @@ def _slices_of(dataset: Any, path: Path, offset: int | None) -> list[Slice]:
     syntax = str(getattr(dataset.file_meta, "TransferSyntaxUID", "") or _guessed_syntax(dataset))
     texts = {keyword: raw.text(keyword) for keyword in _KEPT_TEXTS}
     if not texts["SeriesInstanceUID"]:
-        raise NotDicom("DICOM without a series (a directory or a damaged file)")
+        raise NotThisFormat("DICOM without a series (a directory or a damaged file)")
     pixels = PixelFormat(
         syntax=syntax,
         rows=raw.short("Rows"),

@@ -1,19 +1,24 @@
-"""Reading: one function for every format, one for the list of what is there."""
+"""Reading: one function for every format, and one for the list of what is there."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-import numpy as np
+from noduscope.errors import AmbiguousInput, InputRefused, NoScanFound
+from noduscope.io import NotThisFormat
+from noduscope.scan import Scan, Triple
 
-from noduscope.errors import AmbiguousInput, NoScanFound
-from noduscope.io import dicom, headers
-from noduscope.io.headers import Series
-from noduscope.scan import Scan
+# The readers' modules load pydicom and SimpleITK (a third of a second each), so each is imported by
+# the reader that needs it.
+
+_FORMATS: Final = "a DICOM folder, file, zip or DICOMDIR, NIfTI (.nii, .nii.gz), MetaImage (.mhd, .mha) or NRRD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +31,21 @@ class SeriesInfo:
     description : SeriesDescription, empty when absent.
     slices : number of images that can be slices of a CT.
     spacing_xyz_mm : pixel spacing and median distance of the slices; None where there is none.
-    refused : why the series is no chest CT to choose; empty when it is one.
+    refused : why the series cannot be taken for a chest CT; empty when it can.
     """
 
     uid: str
     description: str
     slices: int
-    spacing_xyz_mm: tuple[float, float, float] | None
+    spacing_xyz_mm: Triple | None
     refused: str = ""
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        spacing = self.spacing_xyz_mm
+        size = " × ".join(f"{mm:.2f}" for mm in spacing) + " mm" if spacing else "no spacing"
+        note = f"  [{self.refused}]" if self.refused else ""
+        return f"{self.uid}  {self.description or '(no description)'}  {self.slices} slices, {size}{note}"
 
 
 def read_scan(path: str | os.PathLike[str], *, series_uid: str | None = None, workers: int = 2) -> Scan:
@@ -41,79 +53,162 @@ def read_scan(path: str | os.PathLike[str], *, series_uid: str | None = None, wo
 
     Parameters
     ----------
-    path : DICOM folder.
+    path : a folder with DICOM files (nested, among other files), one file of a series, a zip of such
+        a folder, a DICOMDIR, or a NIfTI, MetaImage or NRRD file.
     series_uid : the series to take where there are several.
     workers : threads that read and decode.
+
+    Returns
+    -------
+    Scan
+        int16 HU, C-contiguous. DICOM slices ascend along the slice normal, which for axial slices
+        points to the head; other formats keep their own index order. What is odd but does no harm
+        is in its warnings.
 
     Raises
     ------
     NoScanFound
-        Nothing there reads as a chest CT; the message lists what each reader saw.
+        Nothing there reads as a chest CT; the message says what each reader saw.
     AmbiguousInput
         Several series fit and none was chosen; the message lists them.
     InputRefused
         There is a scan, but no right volume can be made of it.
     """
-    source = Path(path)
-    if not source.exists():
-        raise NoScanFound(f"{source}: no such file or folder")
+    source = _existing(path)
+    reasons = []
+    # pydicom and SimpleITK warn in their own words; what matters of it is in the scan's own warnings
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return dicom.read_series(_choose(source, series_uid), workers=workers)
+        for name, reader in _READERS:
+            try:
+                return reader(source, series_uid, workers)
+            except NotThisFormat as reason:
+                reasons.append(f"{name}: {reason}")
+    raise NoScanFound(f"{source}: no chest CT found. Expected {_FORMATS}. " + "; ".join(reasons))
 
 
 def list_series(path: str | os.PathLike[str]) -> tuple[SeriesInfo, ...]:
-    """All DICOM series below a folder, the usable ones first."""
-    found, _ = headers.read_headers(_files(Path(path)))
-    return tuple(_info(series) for series in headers.group_series(found))
+    """What there is to choose from at a path, without reading pixels; unusable series come last.
+
+    Raises
+    ------
+    NoScanFound
+        When the path does not exist.
+    InputRefused
+        For a damaged archive or volume file.
+    """
+    source = _existing(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if _is_zip(source):
+            from noduscope.io.archive import unpack  # noqa: PLC0415
+
+            folder = unpack(source)
+            try:
+                return list_series(folder)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        files = _volume_files(source)
+        if source.is_file() and files:
+            return _volume_infos(files)
+        try:
+            return _dicom_infos(source)
+        except NotThisFormat:
+            return _volume_infos(files)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            file = Path(root, name)
-            if file.is_file():
-                yield file
+def _existing(path: str | os.PathLike[str]) -> Path:
+    source = Path(path)
+    try:
+        if source.exists():
+            return source
+    except (OSError, ValueError) as error:
+        raise NoScanFound(f"{source}: cannot be looked at ({error})") from error
+    raise NoScanFound(f"{source}: no such file or folder")
 
 
-def _choose(path: Path, series_uid: str | None) -> Series:
-    found, refused = headers.read_headers(_files(path))
-    every = headers.group_series(found)
+def _read_dicom(path: Path, series_uid: str | None, workers: int) -> Scan:
+    from noduscope.io import dicom, discover  # noqa: PLC0415
+
+    if path.is_file() and _volume_files(path):
+        raise NotThisFormat("not DICOM")
+    return dicom.read_series(discover.choose_series(path, series_uid), workers=workers)
+
+
+def _read_zip(path: Path, series_uid: str | None, workers: int) -> Scan:
+    if not _is_zip(path):
+        raise NotThisFormat("not a zip archive")
+    from noduscope.io.archive import unpack  # noqa: PLC0415
+
+    folder = unpack(path)
+    try:
+        scan = read_scan(folder, series_uid=series_uid, workers=workers)
+    except InputRefused as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise type(error)(str(error).replace(str(folder), str(path))) from error
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    # ScanSource.files point into the folder: it lives as long as the voxels (or the process) do
+    weakref.finalize(scan.hu, shutil.rmtree, folder, ignore_errors=True)
+    return scan
+
+
+def _read_volume(path: Path, series_uid: str | None, workers: int) -> Scan:
+    del workers  # ITK has its own threads
+    files = _volume_files(path)
+    if not files:
+        raise NotThisFormat("no such file in the folder" if path.is_dir() else "another file name ending")
+    from noduscope.io.volumes import read_volume, stem_of  # noqa: PLC0415
+
     if series_uid is not None:
-        for series in every:
-            if series.uid == series_uid and series.slices:
-                return series
-        raise NoScanFound(f"{path}: no CT series {series_uid}; there: {_listed([_info(s) for s in every])}")
-    fit = [(series, info) for series in every if not (info := _info(series)).refused]
-    if len(fit) == 1:
-        return fit[0][0]
-    if fit:
-        raise AmbiguousInput(
-            f"{path}: several CT series; choose one with --series UID:\n{_listed([i for _, i in fit])}"
-        )
-    reasons = [f"{count} file(s): {why}" for why, count in refused.items()]
-    reasons += [f"series {i.uid}: {i.refused}" for i in map(_info, every)]
-    raise NoScanFound(f"{path}: no chest CT found ({'; '.join(reasons) or 'the folder is empty'})")
+        files = [file for file in files if stem_of(file) == series_uid]
+        if not files:
+            raise NoScanFound(f"{path}: no volume file named {series_uid}")
+    if len(files) > 1:
+        names = "\n".join(f"  {stem_of(file)}  ({file.name})" for file in files)
+        raise AmbiguousInput(f"{path}: several volume files; name one of them, or choose by its stem:\n{names}")
+    return read_volume(files[0])
 
 
-def _info(series: Series) -> SeriesInfo:
-    if not series.slices:
-        why = ", ".join(f"{reason} ({count})" for reason, count in series.refused.items())
-        return SeriesInfo(series.uid, series.description, 0, None, why)
-    first = series.slices[0]
-    spacing = None
-    if first.spacing_yx and len(series.slices) > 1 and first.orientation:
-        normal = np.cross(first.orientation[:3], first.orientation[3:])
-        depth = np.sort([np.dot(s.position or (0, 0, 0), normal) for s in series.slices])
-        spacing = (first.spacing_yx[1], first.spacing_yx[0], float(np.median(np.diff(depth))))
-    refused = "" if len(series.slices) >= dicom.MIN_SLICES else f"only {len(series.slices)} slice(s)"
-    return SeriesInfo(series.uid, series.description, len(series.slices), spacing, refused)
+_READERS: Final = (("DICOM", _read_dicom), ("zip", _read_zip), ("NIfTI, MetaImage, NRRD", _read_volume))
 
 
-def _listed(infos: Sequence[SeriesInfo]) -> str:
-    lines = []
-    for info in infos:
-        spacing = " × ".join(f"{mm:.2f}" for mm in info.spacing_xyz_mm) + " mm" if info.spacing_xyz_mm else "no spacing"
-        lines.append(f"  {info.uid}  {info.description or '(no description)'}  {info.slices} slices  {spacing}")
-    return "\n".join(lines)
+def _is_zip(path: Path) -> bool:
+    """By content; a DICOM file has ``DICM`` elsewhere, and no zip begins otherwise."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+    except OSError:
+        return False
+
+
+def _volume_files(path: Path) -> list[Path]:
+    """The volume files at a path (of a folder: directly in it)."""
+    endings = (".nii", ".nii.gz", ".mhd", ".mha", ".nrrd", ".nhdr")
+    files = [path] if path.is_file() else sorted(path.iterdir()) if os.access(path, os.R_OK) else []
+    return [file for file in files if file.name.lower().endswith(endings) and file.is_file()]
+
+
+def _volume_infos(files: Sequence[Path]) -> tuple[SeriesInfo, ...]:
+    return tuple(_volume_info(file) for file in files)
+
+
+def _volume_info(file: Path) -> SeriesInfo:
+    from noduscope.io.volumes import describe_volume, stem_of  # noqa: PLC0415
+
+    try:
+        slices, spacing = describe_volume(file)
+    except InputRefused as error:
+        return SeriesInfo(stem_of(file), file.name, 0, None, str(error))
+    return SeriesInfo(stem_of(file), file.name, slices, spacing)
+
+
+def _dicom_infos(path: Path) -> tuple[SeriesInfo, ...]:
+    from noduscope.io import discover  # noqa: PLC0415
+
+    found = discover.find_series(path).series
+    infos = [SeriesInfo(s.uid, s.description, len(s.slices), discover.spacing_of(s), r) for s, r in found]
+    return tuple(sorted(infos, key=lambda info: bool(info.refused)))
