@@ -103,9 +103,9 @@ def find_lungs(scan: Scan, settings: LungSettings) -> Lungs:
     canonical = scan.canonical()
     hu, geometry = resample(canonical.hu, canonical.geometry, settings.spacing_mm, average=True)
     voxel_ml = geometry.voxel_volume_mm3 / 1000.0
-    air = _enclosed_air(hu, settings.spacing_mm)
+    air, doubtful = _enclosed_air(hu, settings.spacing_mm)
     airway = _airway(hu, air, settings.spacing_mm)
-    lung = _without_gas(hu, air & (1 - airway), _LEAST_PART_ML / voxel_ml)
+    lung = _continued(_lung_air(hu, air & (1 - airway), _LEAST_PART_ML / voxel_ml), doubtful)
     if lung.sum() * voxel_ml < _LEAST_LUNG_ML:
         raise NoScanFound(
             f"no lungs in {scan.source.series_uid}: only {lung.sum() * voxel_ml:.0f} ml look like lung, at least "
@@ -115,11 +115,11 @@ def find_lungs(scan: Scan, settings: LungSettings) -> Lungs:
     return Lungs(labels, geometry, _warnings(labels, voxel_ml))
 
 
-def _enclosed_air(hu: HuVolume, spacing_mm: float) -> Mask:
-    """Air that does not reach the side of its slice, and lung that does because the scan is cropped.
+def _enclosed_air(hu: HuVolume, spacing_mm: float) -> tuple[Mask, Mask]:
+    """Air that does not reach the side of its slice, and spots that do but may be lung of a cropped scan.
 
-    A spot at the side is lung when it is as dense as lung and either too thick for a mattress or
-    goes on, from slice to slice, what is already known to lie inside.
+    A spot at the side is open air when it is black. Else it is lung when it is too thick for a
+    mattress, and in doubt when not.
     """
     air = (hu < _AIR_HU).view(np.uint8)
     inside, doubtful = np.zeros_like(air), np.zeros_like(air)
@@ -129,32 +129,33 @@ def _enclosed_air(hu: HuVolume, spacing_mm: float) -> Mask:
         kind = np.ones(count, np.uint8)  # 0 outside, 1 inside, 2 doubtful
         for label in np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])):
             spot = labels == label
-            kind[label] = 0 if label == 0 or np.median(hu[k][spot]) < _OPEN_AIR_HU else 2
-            if kind[label] == 2:
-                depth = cv2.distanceTransform(spot.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3).max()
-                kind[label] = 1 if depth * spacing_mm > _MATTRESS_MM else 2
+            if label == 0 or np.median(hu[k][spot]) < _OPEN_AIR_HU:
+                kind[label] = 0
+                continue
+            depth = cv2.distanceTransform(spot.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3).max()
+            kind[label] = 1 if depth * spacing_mm > _MATTRESS_MM else 2
         kind[0] = 0
         found = kind[labels]
         inside[k], doubtful[k] = found == 1, found == 2
 
     in_threads(sort, len(air))
-    for order in (range(1, len(air)), range(len(air) - 2, -1, -1)):
-        step = order.step
+    return inside, doubtful
+
+
+def _continued(lung: Mask, doubtful: Mask) -> Mask:
+    """The lung with those doubtful spots that, from slice to slice, mostly lie over what is lung."""
+    made = lung.copy()
+    for order in (range(1, len(made)), range(len(made) - 2, -1, -1)):
         for k in order:
-            if doubtful[k].any():
-                _accept(doubtful[k], inside[k], inside[k - step])
-    return inside
-
-
-def _accept(doubtful: NDArray[np.uint8], inside: NDArray[np.uint8], neighbour: NDArray[np.uint8]) -> None:
-    """Move to `inside` those doubtful spots of a slice that mostly lie over what is inside next to it."""
-    count, labels = cv2.connectedComponents(doubtful, connectivity=4)
-    sizes = np.bincount(labels.ravel(), minlength=count)
-    shared = np.bincount(labels[neighbour != 0], minlength=count)
-    wanted = shared * 2 > sizes
-    wanted[0] = False
-    inside |= wanted[labels].view(np.uint8)
-    doubtful &= (~wanted[labels]).view(np.uint8)
+            neighbour = made[k - order.step] != 0
+            if not (doubtful[k].any() and neighbour.any()):
+                continue
+            count, labels = cv2.connectedComponents(doubtful[k], connectivity=4)
+            shared = np.bincount(labels[neighbour], minlength=count)
+            wanted = shared * 2 > np.bincount(labels.ravel(), minlength=count)
+            wanted[0] = False
+            made[k] |= wanted[labels].view(np.uint8)
+    return made
 
 
 def _airway(hu: HuVolume, air: Mask, spacing_mm: float) -> Mask:
@@ -227,21 +228,38 @@ def _followed(hu: HuVolume, air: Mask, seed: Mask, area: float) -> Mask:
     return tube
 
 
-def _without_gas(hu: HuVolume, air: Mask, least: float) -> Mask:
-    """The regions that are large enough and not as black as gas.
+def _lung_air(hu: HuVolume, air: Mask, least: float) -> Mask:
+    """The regions that are lung: the large ones, and small ones among them.
 
-    Beside the largest ones, whose blackest voxels may be emphysema or a bronchus, a region with a core of
-    gas is bowel.
+    Bowel and pockets in the table are blacker than lung. The blackest voxels of a large region may be
+    emphysema or a bronchus; a small region with such a core is a gas bubble. Small regions must lie
+    in the axial convex hull of the large ones.
     """
     found = regions(air)
     wanted = found.sizes >= least
-    main = 0.06 * found.sizes.max()
+    large = wanted & (found.sizes > 0.06 * found.sizes.max())
     place = np.flatnonzero(air)
     labels, values = found.labels.ravel()[place], hu.ravel()[place]
     for label in np.flatnonzero(wanted):
         low, half = np.percentile(values[labels == label], [5, 50])
-        wanted[label] = half > _GAS_HU and (found.sizes[label] > main or low > _CORE_HU)
-    return found.chosen(wanted)
+        wanted[label] = half > _GAS_HU and (large[label] or low > _CORE_HU)
+    large &= wanted
+    main = found.chosen(large)
+    if large.sum() == wanted.sum():
+        return main
+    around = _hulls(main).ravel()[place]
+    among = np.bincount(labels, weights=around, minlength=len(wanted))
+    return found.chosen(large | (wanted & (among > 0.5 * found.sizes)))
+
+
+def _hulls(mask: Mask) -> Mask:
+    """Each axial slice's convex hull."""
+    made = np.zeros_like(mask)
+    for k, plane in enumerate(mask):
+        points = cv2.findNonZero(plane)
+        if points is not None:
+            cv2.fillConvexPoly(made[k], cv2.convexHull(points), 1)
+    return made
 
 
 def _sides(hu: HuVolume, lung: Mask, spacing_mm: float) -> NDArray[np.uint8]:
