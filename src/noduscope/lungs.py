@@ -118,18 +118,20 @@ def find_lungs(scan: Scan, settings: LungSettings) -> Lungs:
 def _enclosed_air(hu: HuVolume, spacing_mm: float) -> tuple[Mask, Mask]:
     """Air that does not reach the side of its slice, and spots that do but may be lung of a cropped scan.
 
-    A spot at the side is open air when it is black. Else it is lung when it is too thick for a
-    mattress, and in doubt when not.
+    A spot at the side is open air when it is black or fills a corner of the slice. Else it is lung
+    when it is too thick for a mattress, and in doubt when not.
     """
     air = (hu < _AIR_HU).view(np.uint8)
     inside, doubtful = np.zeros_like(air), np.zeros_like(air)
+    height, width = (max(n - 1, 1) for n in air.shape[1:])
 
     def sort(k: int) -> None:
         count, labels = cv2.connectedComponents(air[k], connectivity=4, ltype=cv2.CV_32S)
         kind = np.ones(count, np.uint8)  # 0 outside, 1 inside, 2 doubtful
+        corners = labels[::height, ::width]
         for label in np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])):
             spot = labels == label
-            if label == 0 or np.median(hu[k][spot]) < _OPEN_AIR_HU:
+            if label == 0 or label in corners or np.median(hu[k][spot]) < _OPEN_AIR_HU:
                 kind[label] = 0
                 continue
             depth = cv2.distanceTransform(spot.view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_3).max()
