@@ -166,7 +166,7 @@ def even_grid(positions_mm: Floats, axes: Floats, order: NDArray[np.intp]) -> Sl
 
 def _planes(depth: Floats, spacing: float) -> tuple[NDArray[np.intp], Floats]:
     """Lower neighbour and weight of the upper one, for planes every ``spacing`` from the first slice to the last."""
-    planes = depth[0] + spacing * np.arange(round((depth[-1] - depth[0]) / spacing) + 1)
+    planes = depth[0] + spacing * np.arange(int((depth[-1] - depth[0]) / spacing + _ON_GRID) + 1)
     place = np.interp(planes, depth, np.arange(len(depth)))
     nearest = np.rint(place).astype(np.intp)
     close = np.abs(depth[nearest] - planes) <= _ON_GRID * spacing
