@@ -179,6 +179,77 @@ def _clipped_box(geometry: Geometry, low: NDArray[np.int_], high: NDArray[np.int
     return (z, y, x)
 
 
+def labels_on(target: Geometry, labels: NDArray[np.uint8], source: Geometry) -> NDArray[np.uint8]:
+    """Labels on another grid, with smooth edges: each label's mask is interpolated linearly.
+
+    Parameters
+    ----------
+    target : any grid; one whose axes run along the source's (also swapped or flipped) is quick,
+        on another the nearest label is taken.
+    labels : uint8 ``(z, y, x)`` of `source`; 0 is background.
+
+    Returns
+    -------
+    uint8 of the target's shape; 0 where the source does not reach.
+    """
+    points = source.to_index(target.to_world(np.vstack([np.zeros(3), np.eye(3)])))
+    matrix, shift = (points[1:] - points[0]).T, points[0]
+    order = np.abs(matrix).argmax(axis=0)
+    scale = matrix[order, range(3)]
+    along = np.zeros_like(matrix)
+    along[order, range(3)] = scale
+    # what a slight turn moves at the far end of the volume, in source voxels
+    stray = np.abs(matrix - along) @ np.asarray(target.shape_zyx)
+    if len(set(order.tolist())) < 3 or stray.max() > 0.25:
+        return _turned(labels, matrix, shift, target.shape_zyx)
+    return _stretched(labels.transpose(order), scale, shift[order], target.shape_zyx)
+
+
+def _stretched(
+    labels: NDArray[np.uint8], scale: NDArray[np.float64], shift: NDArray[np.float64], shape: tuple[int, int, int]
+) -> NDArray[np.uint8]:
+    """Labels at ``scale * index + shift`` of a grid whose axes run along theirs."""
+    padded = np.pad(labels, 1, mode="edge")
+    shares = {int(v): (padded == v).view(np.uint8) * np.uint8(255) for v in np.unique(labels) if v}
+    z_shift, y_shift, x_shift = shift + 1
+    affine = np.array([[scale[2], 0.0, x_shift], [0.0, scale[1], y_shift]])
+    made = np.zeros(shape, np.uint8)
+
+    def fill(k: int) -> None:
+        place = scale[0] * k + z_shift
+        if not 0.5 - 1e-6 <= place <= len(padded) - 1.5 + 1e-6:
+            return
+        low = int(place)
+        for value, share in shares.items():
+            plane = cv2.addWeighted(share[low], 1 - (place - low), share[low + 1], place - low, 0.0)
+            if plane.any():
+                flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+                fine = cv2.warpAffine(plane, affine, (shape[2], shape[1]), flags=flags)
+                made[k][fine > 127] = value
+
+    in_threads(fill, shape[0])
+    return made
+
+
+def _turned(
+    labels: NDArray[np.uint8], matrix: NDArray[np.float64], shift: NDArray[np.float64], shape: tuple[int, int, int]
+) -> NDArray[np.uint8]:
+    """The nearest labels on a grid that is turned against theirs."""
+    made = np.zeros(shape, np.uint8)
+    rows, columns = np.indices(shape[1:])
+
+    def fill(k: int) -> None:
+        index = [
+            np.round(a * k + b * rows + c * columns + d).astype(int) for (a, b, c), d in zip(matrix, shift, strict=True)
+        ]
+        inside = np.logical_and.reduce([(i >= 0) & (i < n) for i, n in zip(index, labels.shape, strict=True)])
+        z, y, x = (i[inside] for i in index)
+        made[k][inside] = labels[z, y, x]
+
+    in_threads(fill, shape[0])
+    return made
+
+
 def window(hu: NDArray[np.generic], centre: float, width: float) -> NDArray[np.uint8]:
     """HU as grey values: ``centre - width/2`` is black (0), ``centre + width/2`` white (255).
 
