@@ -31,6 +31,8 @@ _GAS_HU = -960  # median of bowel gas and pockets in the table
 _CORE_HU = -940  # 5th percentile of a small part: darker is a gas bubble
 _LEAST_LUNG_ML = 150.0  # both together; a single adult lobe at end-expiration has more
 _LEAST_PART_ML = 0.5
+_LARGE_SHARE = 0.06  # of the largest region: a collapsed lung beside a full one has more
+_GULLET_MM = 25.0  # from the midline
 _CUT_SHARE = 0.05  # of the end slice
 
 
@@ -96,7 +98,8 @@ def find_lungs(scan: Scan, settings: LungSettings) -> Lungs:
     voxel_ml = geometry.voxel_volume_mm3 / 1000.0
     air, doubtful = _enclosed_air(hu, settings.spacing_mm)
     airway = find_airway(hu, air, settings.spacing_mm)
-    lung = _continued(_lung_air(hu, air & (1 - airway), _LEAST_PART_ML / voxel_ml), doubtful)
+    middle = midline(hu, airway, settings.spacing_mm)
+    lung = _continued(_lung_air(hu, air & (1 - airway), middle, settings.spacing_mm), doubtful)
     if lung.sum() * voxel_ml < _LEAST_LUNG_ML:
         raise NoScanFound(
             f"no lungs in {scan.source.series_uid}: only {lung.sum() * voxel_ml:.0f} ml look like lung, at least "
@@ -105,15 +108,14 @@ def find_lungs(scan: Scan, settings: LungSettings) -> Lungs:
     # all that follows happens where the lungs are
     box = bounding_box(lung, geometry, settings.closing_mm)
     labels = np.zeros(hu.shape, np.uint8)
-    labels[box], solid = _labelled(hu[box], lung[box], airway[box], settings)
+    labels[box], solid = _labelled(hu[box], lung[box], airway[box], middle - box[2].start, settings)
     return Lungs(labels, geometry, _warnings(labels, solid, voxel_ml))
 
 
 def _labelled(
-    hu: HuVolume, lung: Mask, airway: Mask, settings: LungSettings
+    hu: HuVolume, lung: Mask, airway: Mask, middle: float, settings: LungSettings
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Left and right lung, closed and with their solid parts; and those parts alone."""
-    middle = midline(hu, airway, settings.spacing_mm)
     radius = settings.closing_mm / settings.spacing_mm
     labels = _closed(part_lungs(hu, lung, middle, settings.spacing_mm), airway, radius)
     solid = solid_parts(hu, labels, airway, middle, settings.spacing_mm)
@@ -167,16 +169,15 @@ def _continued(lung: Mask, doubtful: Mask) -> Mask:
     return made
 
 
-def _lung_air(hu: HuVolume, air: Mask, least: float) -> Mask:
-    """The regions that are lung: the large ones, and small ones among them.
+def _lung_air(hu: HuVolume, air: Mask, middle: float, spacing_mm: float) -> Mask:
+    """The regions that are lung: the large ones, and small ones among them (aerated rests in a dense lobe).
 
     Bowel and pockets in the table are blacker than lung. The blackest voxels of a large region may be
-    emphysema or a bronchus; a small region with such a core is a gas bubble. Small regions must lie
-    in the axial convex hull of the large ones.
+    emphysema or a bronchus; a small region with such a core is a gas bubble.
     """
     found = regions(air)
-    wanted = found.sizes >= least
-    large = wanted & (found.sizes > 0.06 * found.sizes.max())
+    wanted = found.sizes >= _LEAST_PART_ML * 1000.0 / spacing_mm**3
+    large = wanted & (found.sizes > _LARGE_SHARE * found.sizes.max())
     place = np.flatnonzero(air)
     labels, values = found.labels.ravel()[place], hu.ravel()[place]
     for label in np.flatnonzero(wanted):
@@ -186,18 +187,21 @@ def _lung_air(hu: HuVolume, air: Mask, least: float) -> Mask:
     main = found.chosen(large)
     if large.sum() == wanted.sum():
         return main
-    around = _hulls(main).ravel()[place]
+    around = _between(main, middle, spacing_mm).ravel()[place]
     among = np.bincount(labels, weights=around, minlength=len(wanted))
     return found.chosen(large | (wanted & (among > 0.5 * found.sizes)))
 
 
-def _hulls(mask: Mask) -> Mask:
-    """Each axial slice's convex hull."""
-    made = np.zeros_like(mask)
-    for k, plane in enumerate(mask):
-        points = cv2.findNonZero(plane)
-        if points is not None:
-            cv2.fillConvexPoly(made[k], cv2.convexHull(points), 1)
+def _between(main: Mask, middle: float, spacing_mm: float) -> Mask:
+    """Where a small part of lung may lie: in the axial hull of the large ones.
+
+    But not in their lowest third, where the stomach is, nor by the midline, where the gullet is.
+    """
+    made = np.zeros_like(main)
+    slices = np.flatnonzero(main.any(axis=(1, 2)))
+    for k in slices[len(slices) // 3 :]:
+        cv2.fillConvexPoly(made[k], cv2.convexHull(cv2.findNonZero(main[k])), 1)
+    made[..., np.abs(np.arange(main.shape[2]) - middle) * spacing_mm < _GULLET_MM] = 0
     return made
 
 
