@@ -1,0 +1,161 @@
+"""The result as text for machines: JSON, CSV, 3D Slicer markups, and the run's manifest."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import cv2
+import numpy as np
+
+from noduscope import __version__
+from noduscope.findings import NOT_A_MEDICAL_DEVICE, Candidate, Nodule, ScanResult
+from noduscope.scan import Triple
+from noduscope.settings import Settings, settings_to_dict
+
+LUNA16_COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "probability")
+"""What LUNA16's evaluation reads; coordinates are LPS mm."""
+FINDING_COLUMNS = (
+    *LUNA16_COLUMNS,
+    "diameter_mm",
+    "diameter_low_mm",
+    "diameter_high_mm",
+    "long_axis_mm",
+    "short_axis_mm",
+    "volume_mm3",
+    "volume_low_mm3",
+    "volume_high_mm3",
+    "side",
+    "slice_number",
+    "sop_instance_uid",
+    "nodule_id",
+)
+RUN_SCHEMA = "noduscope.run/1"
+_MARKUPS_SCHEMA = (
+    "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
+    "markups-schema-v1.0.3.json#"
+)
+
+
+def findings_json(result: ScanResult) -> str:
+    """``findings.json``, schema ``noduscope.findings/1``."""
+    return _json(result.to_dict())
+
+
+def findings_csv(result: ScanResult) -> str:
+    """The reported nodules, LUNA16's five columns first; what was not measured is an empty cell."""
+    uid = result.scan.source.series_uid
+    return _csv(FINDING_COLUMNS, (_finding_row(uid, n) for n in result.nodules))
+
+
+def candidates_csv(result: ScanResult) -> str:
+    """All the detector's marks in LUNA16's five columns: what a FROC curve is drawn from."""
+    uid = result.scan.source.series_uid
+    return _csv(LUNA16_COLUMNS, (_luna_cells(uid, c) for c in result.candidates))
+
+
+def slicer_markups(result: ScanResult) -> str:
+    """The nodules as a point list for 3D Slicer (Markups schema 1.0.3), LPS mm."""
+    points = [
+        {
+            "id": str(n.id),
+            "label": f"nodule {n.id}",
+            "description": _markup_text(n),
+            "position": [round(p, 3) for p in n.position_xyz_mm],
+            "selected": True,
+            "locked": True,
+            "visibility": True,
+            "positionStatus": "defined",
+        }
+        for n in result.nodules
+    ]
+    markup = {
+        "type": "Fiducial",
+        "coordinateSystem": "LPS",
+        "coordinateUnits": "mm",
+        "locked": True,
+        "labelFormat": "nodule %d",
+        "lastUsedControlPointNumber": len(points),
+        "controlPoints": points,
+    }
+    return _json({"@schema": _MARKUPS_SCHEMA, "markups": [markup]})
+
+
+def manifest_json(result: ScanResult, settings: Settings | None, files: Iterable[str]) -> str:
+    """``run.json``: what made this folder. Holds no path and nothing about the patient.
+
+    Parameters
+    ----------
+    settings : the run's settings; None leaves them out.
+    files : names of all files of the folder.
+    """
+    scan = result.scan
+    run: dict[str, Any] = {
+        "schema": RUN_SCHEMA,
+        "notice": NOT_A_MEDICAL_DEVICE,
+        "noduscope": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "input": {
+            "series_uid": scan.source.series_uid,
+            "reader": scan.source.reader,
+            "shape_zyx": list(scan.geometry.shape_zyx),
+            "spacing_xyz_mm": [round(s, 6) for s in scan.geometry.spacing_xyz_mm],
+            "description": dict(scan.source.description),
+        },
+        "threshold": round(result.threshold, 4),
+        "findings": len(result.nodules),
+        "candidates": len(result.candidates),
+        "models": [{"name": m.name, "version": m.version, "sha256": m.sha256} for m in result.models],
+        "warnings": [{"code": w.code, "text": w.text} for w in result.warnings],
+        "timing_s": {k: round(v, 3) for k, v in result.timing_s.items()},
+        "platform": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+            "system": platform.system(),
+            "machine": platform.machine(),
+        },
+        "files": sorted(files),
+    }
+    if settings is not None:
+        run["settings"] = settings_to_dict(settings)
+    return _json(run)
+
+
+def _luna_cells(uid: str, mark: Candidate | Nodule) -> list[str]:
+    return [uid, *_coordinates(mark.position_xyz_mm), f"{mark.probability:.6f}"]
+
+
+def _coordinates(position_xyz_mm: Triple) -> list[str]:
+    return [f"{p:.3f}" for p in position_xyz_mm]
+
+
+def _finding_row(uid: str, nodule: Nodule) -> list[str]:
+    d, v = nodule.diameter_mm, nodule.volume_mm3
+    size = [f"{x:.1f}" for x in (d.mean, d.low, d.high, d.long, d.short)] if d else [""] * 5
+    volume = [f"{x:.0f}" for x in (v.value, v.low, v.high)] if v else [""] * 3
+    place = [nodule.side or "", str(nodule.slice_number), nodule.sop_instance_uid or "", str(nodule.id)]
+    return [*_luna_cells(uid, nodule), *size, *volume, *place]
+
+
+def _markup_text(nodule: Nodule) -> str:
+    text = f"probability {nodule.probability:.2f}"
+    return f"{text}, {nodule.diameter_mm.mean:.1f} mm" if nodule.diameter_mm else text
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _json(value: dict[str, Any]) -> str:
+    # allow_nan=False: NaN is not JSON, and a result that holds one is a defect to be seen here
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
