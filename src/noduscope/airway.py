@@ -45,27 +45,31 @@ class _Stack:
 
 
 def _trachea(hu: HuVolume, air: Mask, spacing_mm: float) -> Mask:
-    """The tallest stack of round, black spots that is near the middle and reaches into the upper half."""
+    """The tallest stack of round, black spots that is near the middle and begins in the upper half."""
     made = np.zeros_like(air)
     if not air.any():
         return made
     slices, columns = np.flatnonzero(air.any(axis=(1, 2))), np.flatnonzero(air.any(axis=(0, 1)))
     middle = (columns[0] + columns[-1]) / 2
+    first = max(0, round(middle - 1.5 * _REACH_MM / spacing_mm))
+    strip = slice(first, round(middle + 1.5 * _REACH_MM / spacing_mm) + 1)
     stacks: list[_Stack] = []
     for k in range(int(slices[-1]), int(slices[0]) - 1, -1):
-        for spot, place in _round_spots(hu[k], air[k], spacing_mm**2):
-            near = [s for s in stacks if 0 < s.slices[-1] - k <= 2]
-            near = [s for s in near if np.hypot(*(s.place - place)) * spacing_mm < _JUMP_MM]
+        going = [s for s in stacks if s.slices[-1] - k <= 2]
+        if k <= slices.mean() and not going:
+            break
+        for spot, place in _round_spots(hu[k, :, strip], air[k, :, strip], spacing_mm**2):
+            near = [s for s in going if s.slices[-1] > k and np.hypot(*(s.place - place)) * spacing_mm < _JUMP_MM]
             if near:
                 near[0].slices.append(k)
                 near[0].spots.append(spot)
                 near[0].place = place
-            elif k > slices.mean() and abs(place[0] - middle) * spacing_mm < _REACH_MM:
+            elif k > slices.mean() and abs(first + place[0] - middle) * spacing_mm < _REACH_MM:
                 stacks.append(_Stack([k], [spot], place))
     best = max(stacks, key=lambda s: len(s.slices), default=None)
     if best is not None and len(best.slices) * spacing_mm > _LEAST_LENGTH_MM:
         for k, spot in zip(best.slices, best.spots, strict=True):
-            made[k][spot] = 1
+            made[k, :, strip][spot] = 1
     return made
 
 
@@ -85,14 +89,21 @@ def _round_spots(
 def _followed(hu: HuVolume, air: Mask, seed: Mask, area: float) -> Mask:
     """The tube that starts with `seed`, traced down slice by slice through its branches."""
     tube = seed.copy()
+    # a spot that reaches from the tube to beyond this frame is too large for a bronchus anyway
+    frame = int(np.ceil(np.sqrt(_SPOT_MM2[1] / area)))
     for k in range(len(air) - 2, -1, -1):
-        above = tube[k + 1] != 0
-        if not above.any():
+        rows, columns = np.flatnonzero(tube[k + 1].any(axis=1)), np.flatnonzero(tube[k + 1].any(axis=0))
+        if rows.size == 0:
             continue
+        part = (
+            slice(max(0, rows[0] - frame), rows[-1] + frame + 1),
+            slice(max(0, columns[0] - frame), columns[-1] + frame + 1),
+        )
+        above = tube[k + 1][part] != 0
         for limit in _LUMEN_HU:
-            source = air[k] & (hu[k] < limit).view(np.uint8)
+            source = air[k][part] & (hu[k][part] < limit).view(np.uint8)
             _, labels, stats, _ = cv2.connectedComponentsWithStats(source, connectivity=4)
             for i in np.unique(labels[above]):
                 if i != 0 and stats[i, cv2.CC_STAT_AREA] * area <= _SPOT_MM2[1]:
-                    tube[k][labels == i] = 1
+                    tube[k][part][labels == i] = 1
     return tube

@@ -1,6 +1,6 @@
 """Where the lungs are: found once on a coarse grid, asked at points, boxes and any other grid.
 
-The method, on 2 mm voxels: air that does not reach the side of the slices; without bowel gas (which
+The method, on 2.5 mm voxels: air that does not reach the side of the slices; without bowel gas (which
 is blacker than any lung) and without the trachea and main bronchi (round, black and on their own
 in the slice); split into left and right; closed by a ball so that vessels and nodules on the
 pleura stay inside.

@@ -22,7 +22,7 @@ _SOLID_RADIUS_MM = 18.0  # thicker than the aorta and what asymmetry of a health
 
 def midline(hu: HuVolume, airway: Mask, spacing_mm: float) -> float:
     """Fractional column of the spine; without an airway to find it by, the balance of all dense tissue."""
-    dense = np.maximum(hu, 0).sum(axis=(0, 1), dtype=np.float64)
+    dense = np.maximum(hu[::2, ::2], 0).sum(axis=(0, 1), dtype=np.float64)
     columns = np.arange(len(dense))
     middle = float((dense * columns).sum() / dense.sum()) if dense.any() else (len(dense) - 1) / 2
     if not airway.any():
