@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noduscope.errors import SettingsError
-from noduscope.phantom_anatomy import Anatomy, Field, build_anatomy, grid_axes
+from noduscope.phantom_anatomy import Anatomy, build_anatomy, field_of_view
+from noduscope.phantom_fields import Field, grid_axes, share_inside
 from noduscope.phantom_nodules import NodulePlace, NoduleShape, NoduleType, PlantedNodule, place_nodules, stamp_nodule
 from noduscope.phantom_trees import Plumbing, Tubes, build_plumbing, fissure_distances, paint_tubes
 from noduscope.phantom_write import write_dicom, write_mhd, write_nifti
@@ -43,8 +44,6 @@ AIR_HU = -1000.0
 LUNG_HU = -862.0
 BLOOD_HU = 40.0
 SKIN_HU = 15.0
-_FIELD_XYZ_MM = (340.0, 280.0, 280.0)
-_LOW_CORNER_XYZ_MM = (-170.0, -132.0, -166.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +104,14 @@ def make_phantom(settings: PhantomSettings | None = None) -> Phantom:
         For an explicit nodule that lies outside the lungs.
     """
     settings = settings or PhantomSettings()
-    geometry = _geometry(settings.spacing_xyz_mm)
-    # separate streams: other nodules or other noise leave the rest of the chest as it is
+    geometry = field_of_view(settings.spacing_xyz_mm)
+    # separate streams: other nodules, noise or spacing leave the rest of the chest as it is
     trees, texture, places, shapes = (np.random.default_rng([settings.seed, k]) for k in range(4))
-    anatomy = build_anatomy(geometry)
+    anatomy = build_anatomy()
     plumbing = build_plumbing(anatomy, trees)
     nodules = settings.nodules
     if nodules is None:
-        nodules = place_nodules(anatomy, plumbing.vessels, places)
+        nodules = place_nodules(anatomy, plumbing, places)
     hu, lungs = _compose(geometry, anatomy, plumbing, texture)
     for nodule, seed in zip(nodules, shapes.integers(2**32, size=len(nodules)), strict=True):
         stamp_nodule(nodule, geometry, anatomy, np.random.default_rng(seed)).apply(hu, nodule.type)
@@ -123,13 +122,6 @@ def make_phantom(settings: PhantomSettings | None = None) -> Phantom:
     return Phantom(Scan(made, geometry, source), nodules, lungs, settings)
 
 
-def _geometry(spacing_xyz_mm: Triple) -> Geometry:
-    """The grid of voxels over the fixed field of view."""
-    nx, ny, nz = (round(f / s) for f, s in zip(_FIELD_XYZ_MM, spacing_xyz_mm, strict=True))
-    x, y, z = (c + s / 2 for c, s in zip(_LOW_CORNER_XYZ_MM, spacing_xyz_mm, strict=True))
-    return Geometry((nz, ny, nx), spacing_xyz_mm, (x, y, z))
-
-
 def _compose(
     geometry: Geometry, anatomy: Anatomy, plumbing: Plumbing, rng: np.random.Generator
 ) -> tuple[Field, NDArray[np.uint8]]:
@@ -138,7 +130,9 @@ def _compose(
     soften = max(1.0, width)
     vessels, walls, lumens = (np.zeros(geometry.shape_zyx, np.uint8) for _ in range(3))
     paint_tubes(vessels, geometry, plumbing.vessels, soften)
-    airways = plumbing.airways
+    # a small bronchus that strays out of the lung would be a hole in the heart
+    kept = anatomy.lung_distance(plumbing.airways.points) < 2.0 + 2.0 * plumbing.airways.radii
+    airways = Tubes(plumbing.airways.points[kept], plumbing.airways.radii[kept]).joined(plumbing.trachea)
     paint_tubes(walls, geometry, Tubes(airways.points, 1.08 * airways.radii + 0.35), soften)
     paint_tubes(lumens, geometry, airways, soften)
     parenchyma = _parenchyma(anatomy, rng)
@@ -146,17 +140,18 @@ def _compose(
     left = np.where(x[0] > 0, np.uint8(1), np.uint8(2))
     hu = np.empty(geometry.shape_zyx, np.float32)
     lungs = np.zeros(geometry.shape_zyx, np.uint8)
+    empty = _table(x[0], y[0], width)
     fields = (anatomy.body, anatomy.tissue_hu, anatomy.bone, anatomy.lungs, parenchyma)
     for k in range(geometry.shape_zyx[0]):
-        body, tissue, bone, pleura, lung_hu = (_fine_slice(f, geometry, k) for f in fields)
+        body, tissue, bone, pleura, lung_hu = (anatomy.on_slice(f, geometry, k) for f in fields)
         slab = hu[k]
-        slab[:] = _table(x[0], y[0], width)
-        slab += (tissue - slab) * _share(body, width)
-        slab += (SKIN_HU - slab) * (_share(body, width) - _share(body + 2.0, width))
-        bony = _share(bone, width)
+        slab[:] = empty
+        slab += (tissue - slab) * share_inside(body, width)
+        slab += (SKIN_HU - slab) * (share_inside(body, width) - share_inside(body + 2.0, width))
+        bony = share_inside(bone, width)
         slab += (950.0 - slab) * bony
-        slab += (210.0 - slab) * _share(bone + 1.5, 1.2)
-        lung = _share(pleura, width)
+        slab += (210.0 - slab) * share_inside(bone + 1.5, 1.2)
+        lung = share_inside(pleura, width)
         for gap in fissure_distances(x[0], y[0], z[k]):
             lung_hu += 75.0 * np.clip(1 - np.abs(gap) / np.float32(1.1), 0, 1)
         slab += (lung_hu - slab) * lung
@@ -166,23 +161,6 @@ def _compose(
         slab += (AIR_HU + 20 - slab) * (lumens[k] * share)
         lungs[k] = (pleura < 0) * left
     return hu, lungs
-
-
-def _share(distance: Field, width_mm: float) -> Field:
-    """Share of a voxel of this width on the negative side of a surface."""
-    return np.asarray(np.clip(np.float32(0.5) - distance * np.float32(1 / width_mm), 0, 1), np.float32)
-
-
-def _fine_slice(field: Field, geometry: Geometry, k: int) -> Field:
-    """Slice k of a coarse field on the scan's grid (linear, the outer edges coincide)."""
-    import cv2  # noqa: PLC0415
-
-    nz, ny, nx = geometry.shape_zyx
-    at = float(np.clip((k + 0.5) * field.shape[0] / nz - 0.5, 0, field.shape[0] - 1))
-    low = min(int(at), field.shape[0] - 2)
-    part = np.float32(at - low)
-    blended = field[low] * (1 - part) + field[low + 1] * part
-    return np.asarray(cv2.resize(blended, (nx, ny), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def _parenchyma(anatomy: Anatomy, rng: np.random.Generator) -> Field:
@@ -200,7 +178,7 @@ def _parenchyma(anatomy: Anatomy, rng: np.random.Generator) -> Field:
 
 def _table(x: Field, y: Field, width_mm: float) -> Field:
     """HU of air and of the table: a thin curved shell over foam and a flat lower shell."""
-    top = 123.0 - 0.0011 * x * x
+    top = 124.0 - 0.0011 * x * x
     bottom = 146.0 - 0.0002 * x * x
     within = np.abs(x) < 165
     hu = np.full(np.broadcast_shapes(x.shape, y.shape), AIR_HU, np.float32)

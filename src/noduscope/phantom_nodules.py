@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from noduscope.errors import SettingsError
 from noduscope.phantom_anatomy import Anatomy
-from noduscope.phantom_trees import Tubes
+from noduscope.phantom_trees import Plumbing, Tubes
 from noduscope.scan import Box, Geometry, Triple
 
 NoduleType: TypeAlias = Literal["solid", "part-solid", "ground-glass"]
@@ -22,7 +22,7 @@ NodulePlace: TypeAlias = Literal["free", "vessel", "pleura"]
 SOLID_HU = 35.0
 GROUND_GLASS_HU = -600.0
 SOLID_PART = 0.55
-"""Diameter of a part-solid nodule's core over that of the whole."""
+"""Diameter of a part-solid nodule's round core over that of the whole."""
 _SUPERSAMPLING = 3
 
 
@@ -94,27 +94,38 @@ _DEFAULT = (
     _wish(9.0, "part-solid", "lobulated", "free", (-1, True)),
     _wish(10.0, "ground-glass", "round", "free", (-1, False)),
 )
-_UPPER_Z_MM = -20.0
+_UPPER_Z_MM, _LOWEST_Z_MM = -20.0, -120.0
 _APART_MM = 24.0
+_TRIES = 6
 
 
-def place_nodules(anatomy: Anatomy, vessels: Tubes, rng: np.random.Generator) -> tuple[PlantedNodule, ...]:
-    """The default nodules, each at a plausible place of its kind."""
+def place_nodules(anatomy: Anatomy, plumbing: Plumbing, rng: np.random.Generator) -> tuple[PlantedNodule, ...]:
+    """The default nodules, each at a plausible place of its kind.
+
+    Raises
+    ------
+    SettingsError
+        When this seed's vessels leave no room for one of them.
+    """
     placed: list[PlantedNodule] = []
     for wish in _DEFAULT:
-        spots = _spots(anatomy, vessels, wish, rng)
         taken = np.array([n.position_xyz_mm for n in placed]).reshape(-1, 3)
-        gaps = np.linalg.norm(spots[:, None] - taken[None], axis=2).min(axis=1, initial=_APART_MM)
-        x, y, z = spots[int(np.argmax(gaps >= _APART_MM))]
-        placed.append(
-            replace(wish.nodule, position_xyz_mm=(round(float(x), 2), round(float(y), 2), round(float(z), 2)))
-        )
+        for _ in range(_TRIES):
+            spots = _spots(anatomy, plumbing, wish, rng)
+            gaps = np.linalg.norm(spots[:, None] - taken[None], axis=2).min(axis=1, initial=_APART_MM)
+            if np.any(gaps >= _APART_MM):
+                break
+        else:
+            raise SettingsError(f"no room for a {wish.nodule.shape} nodule ({wish.nodule.place}); take another seed")
+        x, y, z = (round(float(v), 2) for v in spots[int(np.argmax(gaps >= _APART_MM))])
+        placed.append(replace(wish.nodule, position_xyz_mm=(x, y, z)))
     return tuple(placed)
 
 
-def _spots(anatomy: Anatomy, vessels: Tubes, wish: _Wish, rng: np.random.Generator) -> NDArray[np.float64]:
+def _spots(anatomy: Anatomy, plumbing: Plumbing, wish: _Wish, rng: np.random.Generator) -> NDArray[np.float64]:
     """Places that suit a wish, in random order."""
     radius = wish.nodule.diameter_mm / 2
+    vessels, tubes = plumbing.vessels, plumbing.vessels.joined(plumbing.airways)
     if wish.nodule.place == "vessel":
         thick = (vessels.radii > 0.9) & (vessels.radii < 1.6)
         points = vessels.points[thick]
@@ -125,27 +136,28 @@ def _spots(anatomy: Anatomy, vessels: Tubes, wish: _Wish, rng: np.random.Generat
         low = np.asarray(anatomy.geometry.to_world((0, 0, 0)))
         high = np.asarray(anatomy.geometry.to_world(np.asarray(anatomy.geometry.shape_zyx) - 1))
         points = rng.uniform(low, high, (60_000, 3))
-    points = points[(points[:, 0] * wish.side > 0) & ((points[:, 2] > _UPPER_Z_MM) == wish.upper)]
+    fits = (points[:, 0] * wish.side > 0) & ((points[:, 2] > _UPPER_Z_MM) == wish.upper) & (points[:, 2] > _LOWEST_Z_MM)
+    points = points[fits]
     depth = -anatomy.lung_distance(points)
     if wish.nodule.place == "pleura":
         # on the costal pleura: far from the midline, neither at the apex nor on the diaphragm
         costal = (np.abs(points[:, 0]) > 62) & (points[:, 2] > -75) & (points[:, 2] < 45)
-        points = points[costal & (depth > 0.55 * radius) & (depth < 0.75 * radius)]
-        return np.asarray(points[_clearance(points, vessels, 1.2) > radius])
+        points = points[costal & (depth > 0.4 * radius) & (depth < 0.6 * radius)]
+        return np.asarray(points[_clearance(points, tubes, 1.2) > radius])
     points = points[depth > radius + 5.0]
     # a vessel nodule may touch its own vessel, none of them a larger one
     thickest, gap = (1.7, radius) if wish.nodule.place == "vessel" else (0.75, radius + 1.0)
     points = points[:1500]
-    return np.asarray(points[_clearance(points, vessels, thickest) > gap])
+    return np.asarray(points[_clearance(points, tubes, thickest) > gap])
 
 
-def _clearance(points: NDArray[np.float64], vessels: Tubes, thicker_than_mm: float) -> NDArray[np.float64]:
-    """Distance of each point to the nearest vessel wall of at least this radius."""
+def _clearance(points: NDArray[np.float64], tubes: Tubes, thicker_than_mm: float) -> NDArray[np.float64]:
+    """Distance of each point to the nearest tube wall of at least this radius."""
     from scipy.spatial import cKDTree  # noqa: PLC0415  (a third of a second to import)
 
-    thick = vessels.radii > thicker_than_mm
-    near, which = cKDTree(vessels.points[thick]).query(points)
-    return np.asarray(near - vessels.radii[thick][which])
+    thick = tubes.radii > thicker_than_mm
+    near, which = cKDTree(tubes.points[thick]).query(points)
+    return np.asarray(near - tubes.radii[thick][which])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,7 +174,7 @@ class NoduleStamp:
         part = hu[self.box]
         dense = SOLID_HU if type_ == "solid" else GROUND_GLASS_HU
         if self.spicules is not None:
-            part += self.spicules * np.maximum(min(dense, -250.0) - part, 0)
+            part += self.spicules * np.maximum(min(dense, -150.0) - part, 0)
         part += self.whole * np.maximum(dense - part, 0)
         if self.core is not None:
             part += self.core * np.maximum(SOLID_HU - part, 0)
@@ -179,7 +191,8 @@ def stamp_nodule(nodule: PlantedNodule, geometry: Geometry, anatomy: Anatomy, rn
         For a nodule outside the lungs or the field of view.
     """
     outline = _Outline.make(nodule, rng)
-    reach = 0.85 * nodule.diameter_mm + 2.5
+    # spicules reach out to more than twice the radius
+    reach = (1.2 if nodule.shape == "spiculated" else 0.85) * nodule.diameter_mm + 2.0
     cells = _SubVoxels.around(geometry, nodule.position_xyz_mm, reach)
     lung = np.full(len(cells.points), True)
     if anatomy.lung_distance(np.array([nodule.position_xyz_mm]))[0] > -reach:
@@ -188,7 +201,9 @@ def stamp_nodule(nodule: PlantedNodule, geometry: Geometry, anatomy: Anatomy, rn
     offsets = cells.points - centre
     core = spicules = None
     if nodule.type == "part-solid":
-        core = cells.share(outline.inside(offsets / SOLID_PART, scale) & lung)
+        from_centroid = cells.points - np.asarray(nodule.position_xyz_mm, np.float32)
+        radius = SOLID_PART * nodule.diameter_mm / 2
+        core = cells.share((np.einsum("ij,ij->i", from_centroid, from_centroid) < radius**2) & lung)
     if nodule.shape == "spiculated":
         spicules = cells.share(outline.spicules(offsets, scale) & lung)
     return NoduleStamp(cells.box, cells.share(outline.inside(offsets, scale) & lung), core, spicules)
@@ -227,18 +242,18 @@ class _Outline:
     @staticmethod
     def make(nodule: PlantedNodule, rng: np.random.Generator) -> _Outline:
         """A random outline of the nodule's shape."""
-        count = {"round": 3, "lobulated": 3, "spiculated": 18}[nodule.shape]
+        count = {"round": 3, "lobulated": 3, "spiculated": 24}[nodule.shape]
         bumps = rng.normal(size=(count, 3))
         bumps /= np.linalg.norm(bumps, axis=1)[:, None]
         if nodule.shape == "spiculated":
-            return _Outline(bumps, rng.uniform(0.12, 0.3, count), 14.0, np.array([[0.0, 0.0, 0.0, 1.0]]))
+            return _Outline(bumps, rng.uniform(0.15, 0.4, count), 20.0, np.array([[0.0, 0.0, 0.0, 1.0]]))
         balls = np.array([[0.0, 0.0, 0.0, 1.0]])
         if nodule.shape == "lobulated":
             corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3)
             turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-            lobes = (corners @ turn) * rng.uniform(0.45, 0.72, (4, 1))
-            balls = np.vstack([[0, 0, 0, 0.62], np.column_stack([lobes, rng.uniform(0.5, 0.68, 4)])])
-        return _Outline(bumps, rng.uniform(-0.06, 0.08, count), 3.0, balls)
+            lobes = (corners @ turn) * rng.uniform(0.4, 0.62, (4, 1))
+            balls = np.vstack([[0, 0, 0, 0.72], np.column_stack([lobes, rng.uniform(0.5, 0.66, 4)])])
+        return _Outline(bumps, rng.uniform(-0.1, 0.12, count), 3.0, balls)
 
     def inside(self, offsets: NDArray[Any], scale: float) -> NDArray[np.bool_]:
         """Which offsets ``(n, 3)`` from the centre, mm, are inside at this scale, mm."""
@@ -260,12 +275,12 @@ class _Outline:
     def spicules(self, offsets: NDArray[Any], scale: float) -> NDArray[np.bool_]:
         """Thin strands that run out from the bumps and taper to nothing."""
         squared = np.einsum("ij,ij->i", offsets, offsets)
-        near = np.flatnonzero((squared > (0.6 * scale) ** 2) & (squared < (2.0 * scale) ** 2))
+        near = np.flatnonzero((squared > (0.6 * scale) ** 2) & (squared < (2.8 * scale) ** 2))
         made = np.zeros(len(near), bool)
         alongs = offsets[near] @ self.bumps.T.astype(np.float32)
         for along, height in zip(alongs.T, self.heights, strict=True):
-            taper = 1 - along / np.float32(scale * (1.25 + 2.0 * height))
-            made |= (along > 0) & (squared[near] - along**2 < 0.5 * taper) & (taper > 0)
+            taper = 1 - along / np.float32(scale * (2.0 + 1.6 * height))
+            made |= (along > 0) & (squared[near] - along**2 < 1.5 * taper) & (taper > 0)
         all_made = np.zeros(len(offsets), bool)
         all_made[near] = made
         return all_made
@@ -288,12 +303,19 @@ class _SubVoxels:
         if np.any(high <= low):
             raise SettingsError(f"the nodule at {tuple(centre_xyz_mm)} lies outside the field of view; move it inside")
         s = _SUPERSAMPLING
-        axes = [(np.arange((h - lo) * s) + 0.5) / s - 0.5 + lo for lo, h in zip(low, high, strict=True)]
-        grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
-        nz, ny, nx = (int(n) for n in high - low)
-        grid = grid.reshape(nz, s, ny, s, nx, s, 3).transpose(0, 2, 4, 1, 3, 5, 6)
-        z, y, x = (slice(int(lo), int(h)) for lo, h in zip(low, high, strict=True))
-        return _SubVoxels((z, y, x), geometry.to_world(grid.reshape(-1, 3)).astype(np.float32))
+        sub = (np.arange(s) + 0.5) / s - 0.5
+        corner = geometry.to_world(low)[::-1]
+        # (voxel, sub-voxel) world coordinates along z, y, x; float32 is good to 0.01 mm here
+        z, y, x = (
+            (c + step * (np.arange(h - lo)[:, None] + sub)).astype(np.float32)
+            for c, step, lo, h in zip(corner, geometry.spacing_zyx_mm, low, high, strict=True)
+        )
+        points = np.empty((len(z), len(y), len(x), s, s, s, 3), np.float32)
+        points[..., 0] = x[None, None, :, None, None, :]
+        points[..., 1] = y[None, :, None, None, :, None]
+        points[..., 2] = z[:, None, None, :, None, None]
+        box = tuple(slice(int(lo), int(h)) for lo, h in zip(low, high, strict=True))
+        return _SubVoxels((box[0], box[1], box[2]), points.reshape(-1, 3))
 
     def share(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Share of each voxel of the box that the mask ``(n,)`` fills."""

@@ -1,10 +1,11 @@
 """Airways, pulmonary arteries and veins of the synthetic chest, and how tubes are drawn.
 
-Each lobe is filled with jittered points; a branch runs part of the way to the centre of its points,
-which a plane then halves between two daughters, until each twig feeds one point (the volume-filling
-branching of Tawhai, Pullan and Hunter, Ann Biomed Eng 2000; 28: 793-802). A branch that feeds n
-twigs has a radius in proportion to n^0.36, close to Murray's n^(1/3). Arteries run beside the
-airways, veins between them.
+Each lobe is filled with jittered points that a tree from the hilum has to reach: points join one by
+one, each where its own distance plus part of the way back to the hilum is shortest (the balanced
+spanning tree of Cuntz et al., PLoS Comput Biol 2010; 6: e1000877). That
+gives trunks which run straight to the periphery and branch on their way. A branch that feeds n points
+has a radius in proportion to n^0.37, close to Murray's n^(1/3). Arteries run beside the airways,
+veins between them.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from noduscope.scan import Geometry
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 
-TWIG_RADIUS_MM = 0.42
-MURRAY_POWER = 0.36
-POINT_PITCH_MM = 10.5
+TWIG_RADIUS_MM = 0.4
+MURRAY_POWER = 0.37
+POINT_PITCH_MM = 9.0
+BALANCE = 0.55
+"""Weight of the way back to the hilum: 0 is the shortest tree, 1 nearly a star."""
 
 # z of the oblique fissure's plane at y = 0 and its slope along y; z of the right horizontal fissure
 _OBLIQUE_Z_MM, _OBLIQUE_SLOPE = -32.0, 0.95
@@ -59,10 +62,11 @@ class _Tree:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plumbing:
-    """All tubes of the lungs: blood vessels, and airways by their lumen."""
+    """Blood vessels, the airways inside the lungs, and the trachea with the main bronchi (by their lumen)."""
 
     vessels: Tubes
     airways: Tubes
+    trachea: Tubes
 
 
 def fissure_distances(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -75,23 +79,23 @@ def fissure_distances(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any]) -> tupl
 
 def build_plumbing(anatomy: Anatomy, rng: np.random.Generator) -> Plumbing:
     """Grow the three trees in each lobe."""
-    vessels, airways = [], [Tubes(*trachea())]
+    vessels, airways, central = [], [], [Tubes(*trachea())]
     for side in (-1, 1):
         hilum = _MAIN_BRONCHUS[side][-1]
         path = np.array([_CARINA, *_MAIN_BRONCHUS[side]], dtype=float)
         wide, narrow = _BRONCHUS_RADIUS_MM[side]
-        airways.append(_chain(path, np.array([wide, (wide + narrow) / 2, narrow])))
+        central.append(_chain(path, np.array([wide, (wide + narrow) / 2, narrow])))
         for lobe in _lobes(_seed_points(anatomy, rng, side), side):
-            tree = _grow(np.array(hilum, dtype=float), lobe, rng)
+            tree = _grow(np.array(hilum, dtype=float), lobe)
             radius = TWIG_RADIUS_MM * tree.twigs**MURRAY_POWER
-            lumen = np.minimum(0.95 * radius, narrow)
-            airways.append(_curves(tree, lumen, tree.twigs >= 20))
+            lumen = np.minimum(0.8 * radius, narrow)
+            airways.append(_curves(tree, lumen, tree.twigs >= 30))
             beside = _beside(tree, 1.05 * (radius + 1.2 * lumen))
             vessels.append(_curves(beside, radius, tree.twigs >= 1))
         for lobe in _lobes(_seed_points(anatomy, rng, side), side):
-            veins = _grow(np.array(_VEIN_ROOT[side]), lobe, rng)
+            veins = _grow(np.array(_VEIN_ROOT[side]), lobe)
             vessels.append(_curves(veins, TWIG_RADIUS_MM * veins.twigs**MURRAY_POWER, veins.twigs >= 1))
-    return Plumbing(vessels[0].joined(*vessels[1:]), airways[0].joined(*airways[1:]))
+    return Plumbing(*(t[0].joined(*t[1:]) for t in (vessels, airways, central)))
 
 
 def _seed_points(anatomy: Anatomy, rng: np.random.Generator, side: int) -> Floats:
@@ -115,40 +119,44 @@ def _lobes(points: Floats, side: int) -> list[Floats]:
     return [points[g] for g in groups if np.count_nonzero(g) > 8]
 
 
-def _grow(root: Floats, points: Floats, rng: np.random.Generator) -> _Tree:
-    """One lobe's tree from its root to its points."""
-    nodes, parents, twigs = [root], [-1], [len(points)]
-    stack = [(0, points, _unit(points.mean(axis=0) - root))]
-    while stack:
-        origin, cloud, heading = stack.pop()
-        start = nodes[origin]
-        target = cloud.sum(axis=0) / len(cloud)
-        if len(cloud) == 1:
-            end = target
-        else:
-            way = target - start
-            length = float(np.sqrt(way @ way))
-            # no sharp turns: a branch leaves its parent at 70° at most
-            towards = _limited(way / max(length, 1e-6), heading, 0.34)
-            end = start + towards * length * rng.uniform(0.34, 0.46)
-        nodes.append(end)
-        parents.append(origin)
-        twigs.append(len(cloud))
-        if len(cloud) > 1:
-            here, direction = len(nodes) - 1, _unit(end - start)
-            stack += [(here, part, direction) for part in _halved(cloud, direction, rng)]
-    return _Tree(np.array(nodes), np.array(parents), np.array(twigs))
+def _grow(root: Floats, points: Floats) -> _Tree:
+    """One lobe's tree from its root to its points (Prim's algorithm with the balanced cost)."""
+    nodes = np.vstack([root, points])
+    n = len(nodes)
+    parent = np.full(n, -1)
+    reached = np.zeros(n)
+    cost = np.full(n, np.inf)
+    waiting = np.full(n, True)
+    order = [0]
+    while len(order) < n:
+        newest = order[-1]
+        waiting[newest] = False
+        gap = nodes - nodes[newest]
+        through = (1 + BALANCE) * np.sqrt(np.einsum("ij,ij->i", gap, gap)) + BALANCE * reached[newest]
+        better = waiting & (through < cost)
+        cost[better], parent[better] = through[better], newest
+        nearest = int(np.argmin(np.where(waiting, cost, np.inf)))
+        step = nodes[nearest] - nodes[parent[nearest]]
+        reached[nearest] = reached[parent[nearest]] + float(np.sqrt(step @ step))
+        order.append(nearest)
+    twigs = np.ones(n, np.int64)
+    for i in reversed(order[1:]):
+        twigs[parent[i]] += twigs[i]
+    return _Tree(_straightened(nodes, parent, twigs), parent, twigs)
 
 
-def _halved(cloud: Floats, direction: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Split a cloud across its longest extent at right angles to the branch (roughly)."""
-    centred = cloud - cloud.sum(axis=0) / len(cloud)
-    # the branch's own direction counts less, so that daughters part sideways
-    flattened = centred - 0.5 * np.outer(centred @ direction, direction)
-    axis = np.linalg.eigh(flattened.T @ flattened)[1][:, -1] if len(cloud) > 2 else centred[0]
-    order = np.argsort(centred @ axis, kind="stable")
-    cut = min(max(1, round(len(cloud) * rng.uniform(0.3, 0.7))), len(cloud) - 1)
-    return cloud[order[:cut]], cloud[order[cut:]]
+def _straightened(nodes: Floats, parent: NDArray[np.int64], twigs: NDArray[np.int64]) -> Floats:
+    """Nodes drawn towards the middle of their parent and their largest daughter; root and tips stay."""
+    by_size = np.argsort(twigs, kind="stable")
+    by_size = by_size[parent[by_size] >= 0]
+    main = np.full(len(nodes), -1)
+    main[parent[by_size]] = by_size  # the largest comes last and wins
+    moving = np.flatnonzero((main >= 0) & (parent >= 0))
+    for _ in range(6):
+        middle = 0.5 * (nodes[parent[moving]] + nodes[main[moving]])
+        nodes = nodes.copy()
+        nodes[moving] = 0.5 * nodes[moving] + 0.5 * middle
+    return nodes
 
 
 def _beside(tree: _Tree, offset_mm: Floats) -> _Tree:
@@ -183,7 +191,7 @@ def _curves(tree: _Tree, radius: Floats, shown: NDArray[np.bool_]) -> Tubes:
     end = radius[child]
     begin = np.minimum(radius[parent], 1.18 * end)
     twig = ~np.isin(child, tree.parent)
-    end = np.where(twig, 0.5 * end, end)
+    end = np.where(twig, 0.6 * end, end)
     # as many points per branch as its thinner end needs to look smooth
     count = np.ceil(length / np.clip(0.5 * end, 0.4, 1.5)).astype(int) + 1
     branch = np.repeat(np.arange(len(child)), count)
@@ -245,17 +253,3 @@ def _stamp(
     ok = np.all((voxel >= 0) & (voxel < np.asarray(volume.shape)), axis=1)
     flat = np.ravel_multi_index(tuple(voxel[ok].T), volume.shape)
     np.maximum.at(volume.reshape(-1), flat, (share[who, where][ok] * 255).astype(np.uint8))
-
-
-def _unit(vector: Floats) -> Floats:
-    """The vector with length 1."""
-    return vector / max(float(np.sqrt(vector @ vector)), 1e-9)
-
-
-def _limited(towards: Floats, heading: Floats, cosine: float) -> Floats:
-    """The direction nearest `towards` whose angle with `heading` has at least this cosine."""
-    along = float(towards @ heading)
-    if along >= cosine:
-        return towards
-    across = _unit(towards - along * heading)
-    return cosine * heading + float(np.sqrt(1 - cosine**2)) * across
