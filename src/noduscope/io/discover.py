@@ -11,14 +11,13 @@ from typing import Final
 
 import numpy as np
 from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 
 from noduscope.errors import AmbiguousInput, InputRefused, NoScanFound
 from noduscope.io import NotThisFormat
 from noduscope.io.archive import MAX_FILES, dicomdir_files
-from noduscope.io.headers import Series, group_series, read_headers
+from noduscope.io.headers import DAMAGE, LOCALIZER, NO_SERIES, NOT_DICOM, Series, group_series, read_headers
 from noduscope.io.slices import slice_axes
-from noduscope.scan import Triple
+from noduscope.scan import ScanWarning, Triple
 
 _MIN_SLICES: Final = 5
 """Fewer images are a scout, a bolus-tracking loop or a key image, not a chest."""
@@ -69,8 +68,8 @@ def find_series(path: Path) -> Found:
     return Found(tuple(zip(series, _reasons(series), strict=True)), others)
 
 
-def choose_series(path: Path, series_uid: str | None) -> Series:
-    """The series with this uid, or the only chest CT there is.
+def choose_series(path: Path, series_uid: str | None) -> tuple[Series, tuple[ScanWarning, ...]]:
+    """The series with this uid, or the only chest CT there is; and a warning of files that may have belonged to it.
 
     Raises
     ------
@@ -83,15 +82,25 @@ def choose_series(path: Path, series_uid: str | None) -> Series:
     """
     found = find_series(path)
     if series_uid is not None:
-        return _series_of_uid(found, path, series_uid)
+        series = _series_of_uid(found, path, series_uid)
+        return series, _skipped(found, series)
     fit = [series for series, reason in found.series if not reason]
     if len(fit) == 1:
-        return fit[0]
+        return fit[0], _skipped(found, fit[0])
     if fit:
         lines = "\n".join(f"  {_line(series)}" for series in fit)
         raise AmbiguousInput(f"{path}: {len(fit)} CT series fit; choose one with --series UID:\n{lines}")
     lines = "\n".join(f"  {_line(series)}: {reason}" for series, reason in found.series)
     raise NoScanFound(f"{path}: no series there is a chest CT; expected a stack of CT slices:\n{lines}")
+
+
+def _skipped(found: Found, series: Series) -> tuple[ScanWarning, ...]:
+    harmless = (NOT_DICOM, NO_SERIES, LOCALIZER)
+    reasons = Counter(found.others) + Counter(series.refused)
+    texts = [f"{count} file(s): {reason}" for reason, count in reasons.items() if reason not in harmless]
+    if not texts:
+        return ()
+    return (ScanWarning("skipped-files", "skipped, though they may belong to the scan: " + "; ".join(texts)),)
 
 
 def spacing_of(series: Series) -> Triple | None:
@@ -182,7 +191,7 @@ def _listed_by(directory: Path) -> list[Path]:
     try:
         dataset = dcmread(directory)
         files = dicomdir_files(directory, dataset)
-    except (InvalidDicomError, EOFError, ValueError, KeyError, NotImplementedError) as error:
+    except DAMAGE as error:
         raise InputRefused(f"{directory.name}: a damaged DICOMDIR; give its folder instead") from error
     if not files:
         raise NoScanFound(f"{directory}: the DICOMDIR lists no file that is there; give its folder instead")

@@ -8,6 +8,7 @@ and a malformed element that nobody needs cannot stop the reading.
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -27,6 +28,25 @@ ENHANCED_CT: Final = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.
 """Enhanced CT Image Storage and its legacy-converted kin: many frames in one file."""
 DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 
+DAMAGE: Final = (
+    BytesLengthException,
+    InvalidDicomError,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    RecursionError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+"""What pydicom raises on a damaged file, found by feeding it damaged files: a longer list than it documents."""
+
+NOT_DICOM: Final = "not DICOM"
+NO_SERIES: Final = "DICOM without a series"
+LOCALIZER: Final = "localizer (scout)"
 _MAX_HEADER_BYTES: Final = 256 * 1024 * 1024
 """A deflated file may not unpack to more: one slice is half a megabyte."""
 _BARE_STARTS: Final = (b"\x02\x00\x00\x00", b"\x08\x00\x00\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
@@ -176,7 +196,7 @@ def why_not_ct(image: Slice) -> str:
     if sop_class not in (CT_IMAGE, *ENHANCED_CT):
         return "not a CT image (a secondary capture or a report)"
     if "LOCALIZER" in kind:
-        return "localizer (scout)"
+        return LOCALIZER
     if any(word in {"MIP", "MINIP", "PROJECTION IMAGE", "VOLUME_RENDERED", "MAX_IP"} for word in kind):
         return "projection or rendering"
     if image.text("RescaleType").upper() not in ("", "HU", "US"):
@@ -207,7 +227,7 @@ def _read_header(path: Path) -> list[Slice]:
             head = file.read(132)
             bare = head[128:] != b"DICM"
             if bare and not head.startswith(_BARE_STARTS):
-                raise NotThisFormat("not DICOM" if head else "empty file")
+                raise NotThisFormat(NOT_DICOM if head else "empty file")
             deflated = not bare and DEFLATED.encode() in file.read(1024)
             if deflated:
                 _refuse_bomb(file)
@@ -215,21 +235,16 @@ def _read_header(path: Path) -> list[Slice]:
             dataset, offset = _parse(file, force=bare)
     except OSError as error:
         raise NotThisFormat(f"cannot be opened ({error.strerror or type(error).__name__})") from error
-    return _slices_of(dataset, path, None if deflated else offset)
+    try:
+        return _slices_of(dataset, path, None if deflated else offset)
+    except DAMAGE as error:
+        raise NotThisFormat("a damaged DICOM header") from error
 
 
 def _parse(file: BinaryIO, *, force: bool) -> tuple[Any, int]:
     try:
         dataset = dcmread(file, stop_before_pixels=True, force=force, specific_tags=list(_TAGS.values()))
-    except (
-        InvalidDicomError,
-        BytesLengthException,
-        EOFError,
-        ValueError,
-        KeyError,
-        NotImplementedError,
-        zlib.error,
-    ) as error:
+    except DAMAGE as error:
         raise NotThisFormat("a damaged DICOM header") from error
     return dataset, file.tell()
 
@@ -315,7 +330,7 @@ def _slices_of(dataset: Any, path: Path, offset: int | None) -> list[Slice]:
     syntax = str(getattr(dataset.file_meta, "TransferSyntaxUID", "") or _guessed_syntax(dataset))
     texts = {keyword: raw.text(keyword) for keyword in _KEPT_TEXTS}
     if not texts["SeriesInstanceUID"]:
-        raise NotThisFormat("DICOM without a series (a directory or a damaged file)")
+        raise NotThisFormat(NO_SERIES)
     pixels = PixelFormat(
         syntax=syntax,
         rows=raw.short("Rows"),

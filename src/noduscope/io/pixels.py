@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,22 +22,19 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 
 from noduscope.errors import InputRefused
+from noduscope.io.headers import DAMAGE, PixelFormat, Slice
 from noduscope.io.hounsfield import AIR_HU, rescale_into
-
-if TYPE_CHECKING:
-    from noduscope.io.headers import PixelFormat, Slice
 
 Patterns = NDArray[np.uint16]
 """Stored numbers as 16-bit patterns, whatever their sign; shape (rows, columns)."""
 
-IMPLICIT: Final = "1.2.840.10008.1.2"
-EXPLICIT: Final = "1.2.840.10008.1.2.1"
-BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
-DEFLATED: Final = "1.2.840.10008.1.2.1.99"
-JPEG_LS: Final = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
+_IMPLICIT: Final = "1.2.840.10008.1.2"
+_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
+_JPEG_LS: Final = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 
 _PIXEL_DATA: Final = 0x7FE00010
 _UNDEFINED: Final = 0xFFFFFFFF
+_END_OF_IMAGE: Final = b"\xff\xd9"
 _LONG_VRS: Final = (b"OB", b"OW", b"UN")
 
 
@@ -74,14 +71,14 @@ def _pixel_bytes(image: Slice) -> tuple[bytes, bool]:
     """The value of the PixelData element, and whether it is encapsulated."""
     if image.pixel_offset is None:
         return _inflated_pixel_bytes(image), False
-    order = ">" if image.pixels.syntax == BIG_ENDIAN else "<"
+    order = ">" if image.pixels.syntax == _BIG_ENDIAN else "<"
     try:
         with image.path.open("rb") as file:
             file.seek(image.pixel_offset)
             group, element, vr = struct.unpack(order + "HH2s", file.read(6))
             if group << 16 | element != _PIXEL_DATA:
                 raise _refusal(image.path, "no pixel data")
-            explicit = vr in _LONG_VRS and image.pixels.syntax != IMPLICIT
+            explicit = vr in _LONG_VRS and image.pixels.syntax != _IMPLICIT
             if explicit:
                 file.seek(2, 1)
             else:
@@ -98,7 +95,10 @@ def _pixel_bytes(image: Slice) -> tuple[bytes, bool]:
 
 
 def _inflated_pixel_bytes(image: Slice) -> bytes:
-    data = dcmread(image.path, specific_tags=[_PIXEL_DATA]).get("PixelData")
+    try:
+        data = dcmread(image.path, specific_tags=[_PIXEL_DATA]).get("PixelData")
+    except DAMAGE as error:
+        raise _refusal(image.path, "a damaged DICOM file") from error
     if not isinstance(data, bytes):
         raise _refusal(image.path, "no pixel data")
     return data
@@ -115,7 +115,7 @@ def _native_decoder(data: bytes, image: Slice) -> Callable[[int], Patterns]:
             f"{len(data):,} bytes of pixel data where {pixels.frames} × {pixels.rows} × {pixels.columns} "
             f"pixels of 2 bytes need {expected:,}",
         )
-    order = ">u2" if pixels.syntax == BIG_ENDIAN else "<u2"
+    order = ">u2" if pixels.syntax == _BIG_ENDIAN else "<u2"
 
     def decode(frame: int) -> Patterns:
         array = np.frombuffer(data, order, count, 2 * count * frame).reshape(pixels.rows, pixels.columns)
@@ -126,10 +126,11 @@ def _native_decoder(data: bytes, image: Slice) -> Callable[[int], Patterns]:
 
 def _encapsulated_decoder(data: bytes, image: Slice) -> Callable[[int], Patterns]:
     pixels = image.pixels
-    charls = _charls() if pixels.syntax in JPEG_LS else None
+    charls = _charls() if pixels.syntax in _JPEG_LS else None
     if charls is None:
         return lambda frame: _pydicom_decoded(data, image, frame)
-    frames = _frames(data, image)
+    # CharLS searches for seconds when the data run out before an end marker: there is always one
+    frames = [frame.rstrip(b"\0") + _END_OF_IMAGE for frame in _frames(data, image)]
 
     def decode(frame: int) -> Patterns:
         if _jpeg_ls_size(frames[frame]) != (pixels.rows, pixels.columns, 1):
@@ -146,7 +147,7 @@ def _encapsulated_decoder(data: bytes, image: Slice) -> Callable[[int], Patterns
 def _frames(data: bytes, image: Slice) -> list[bytes]:
     try:
         frames = list(generate_frames(data, number_of_frames=image.pixels.frames))
-    except (ValueError, struct.error, IndexError, EOFError) as error:
+    except DAMAGE as error:
         raise _refusal(image.path, "damaged or cut short compressed pixel data") from error
     if len(frames) < image.pixels.frames:
         raise _refusal(image.path, f"{len(frames)} of {image.pixels.frames} compressed images")
@@ -173,7 +174,7 @@ def _pydicom_decoded(data: bytes, image: Slice, frame: int) -> Patterns:
             f"{image.path.name}: the transfer syntax {pixels.syntax} is not supported; "
             "decompress the series first, for example with dcmdjpeg or gdcmconv --raw"
         ) from error
-    except (RuntimeError, ValueError, AttributeError, IndexError, EOFError, struct.error) as error:
+    except (RuntimeError, *DAMAGE) as error:
         raise _refusal(image.path, "damaged or cut short compressed pixel data") from error
     if array.shape != (pixels.rows, pixels.columns) or array.dtype.itemsize != 2:
         raise _refusal(image.path, f"decoded to {array.shape} {array.dtype}, not what the header says")

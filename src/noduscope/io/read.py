@@ -7,7 +7,7 @@ import shutil
 import warnings
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -132,7 +132,9 @@ def _read_dicom(path: Path, series_uid: str | None, workers: int) -> Scan:
 
     if path.is_file() and _volume_files(path):
         raise NotThisFormat("not DICOM")
-    return dicom.read_series(discover.choose_series(path, series_uid), workers=workers)
+    series, warned = discover.choose_series(path, series_uid)
+    scan = dicom.read_series(series, workers=workers)
+    return replace(scan, warnings=(*warned, *scan.warnings)) if warned else scan
 
 
 def _read_zip(path: Path, series_uid: str | None, workers: int) -> Scan:

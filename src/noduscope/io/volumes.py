@@ -72,12 +72,9 @@ def read_volume(path: Path) -> Scan:
     """
     kind = _kind(path)
     header = _header(path)
-    try:
-        image = header.Execute()
-    except RuntimeError as error:
-        raise InputRefused(f"{path.name}: {_reason(error)}") from error
-    values = sitk.GetArrayViewFromImage(image)
-    values = values.reshape(values.shape[-3:])
+    values = _packed_metaimage(path) if kind is _METAIMAGE else None
+    if values is None:
+        values = _values(header, path)
     hu = round_to_hu(values)
     require_hu(hu, path.name)
     x, y, z = header.GetSpacing()[:3]
@@ -89,6 +86,15 @@ def read_volume(path: Path) -> Scan:
         raise InputRefused(f"{path.name}: {error}") from error
     source = ScanSource(series_uid=stem_of(path), reader=kind.reader, files=(str(path),))
     return Scan(hu, geometry, source, _oddities(header, values))
+
+
+def _values(header: Any, path: Path) -> np.ndarray[Any, Any]:
+    try:
+        image = header.Execute()
+    except RuntimeError as error:
+        raise InputRefused(f"{path.name}: {_reason(error)}") from error
+    values: np.ndarray[Any, Any] = sitk.GetArrayViewFromImage(image)
+    return values.reshape(values.shape[-3:])
 
 
 def _kind(path: Path) -> _Format:
@@ -103,6 +109,7 @@ def _header(path: Path) -> Any:
         kind.check(path)
     except OSError as error:
         raise InputRefused(f"{path.name}: cannot be read ({error.strerror or error})") from error
+    sitk.ProcessObject.GlobalWarningDisplayOff()  # it would write them straight to standard error
     reader = sitk.ImageFileReader()
     reader.SetImageIO(kind.image_io)
     reader.SetFileName(str(path))
@@ -223,14 +230,50 @@ def _check_metaimage(path: Path) -> None:
 def _metaimage_bytes(fields: dict[str, str]) -> int | None:
     """Bytes of data that a MetaImage header announces; None when it does not say."""
     try:
-        if fields.get("compresseddata", "").lower() in ("true", "1", "t"):
+        if _is_packed(fields):
             return int(fields["compresseddatasize"])
-        needed = _METAIMAGE_BYTES[fields["elementtype"].upper()] * int(fields.get("elementnumberofchannels", "1"))
+        itemsize = np.dtype(_METAIMAGE_TYPES[fields["elementtype"].upper()]).itemsize
+        needed = itemsize * int(fields.get("elementnumberofchannels", "1"))
         for n in fields["dimsize"].split():
             needed *= int(n)
     except (KeyError, ValueError):
         return None
     return needed
+
+
+def _is_packed(fields: dict[str, str]) -> bool:
+    return fields.get("compresseddata", "").lower() in ("true", "1", "t")
+
+
+def _packed_metaimage(path: Path) -> np.ndarray[Any, Any] | None:
+    """Values (z, y, x) of a compressed MetaImage (LUNA16's zraw); None when it is not compressed.
+
+    Unpacked here, because ITK hands out whatever it has when the compressed data are damaged.
+    """
+    fields, data_at = _text_header(path, "=", last="elementdatafile")
+    if not _is_packed(fields):
+        return None
+    named = fields["elementdatafile"]
+    try:
+        kind = np.dtype(_METAIMAGE_TYPES[fields["elementtype"].upper()])
+        shape = tuple(int(n) for n in reversed(fields["dimsize"].split()[:3]))
+    except (KeyError, ValueError) as error:
+        raise InputRefused(f"{path.name}: a MetaImage header with no usable DimSize or ElementType") from error
+    if fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "")).lower() in ("true", "1", "t"):
+        kind = kind.newbyteorder(">")
+    with (path if named.upper() == "LOCAL" else _data_file(path, named)).open("rb") as file:
+        file.seek(data_at if named.upper() == "LOCAL" else 0)
+        packed = file.read()
+    needed = kind.itemsize * int(np.prod(shape))
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib or gzip
+    try:
+        # one byte of room beyond, so that the end of the stream and its checksum are read too
+        data = unpacker.decompress(packed, needed + 1)
+    except zlib.error as error:
+        raise InputRefused(f"{path.name}: damaged compressed data; get the file again from its source") from error
+    if len(data) != needed or not unpacker.eof:
+        raise InputRefused(f"{path.name}: its compressed data do not hold the {needed:,} bytes that its header says")
+    return np.frombuffer(data, kind).reshape(shape)
 
 
 def _check_nrrd(path: Path) -> None:
@@ -265,6 +308,8 @@ def _text_header(path: Path, separator: str, last: str) -> tuple[dict[str, str],
 
 def _data_file(header: Path, named: str) -> Path:
     """The one data file beside a header; refuses a list, a pattern, and any path out of the folder."""
+    if "\0" in named:
+        raise InputRefused(f"{header.name}: a damaged header")
     windows = PureWindowsPath(named)
     folder = header.parent.resolve()
     target = (folder / named).resolve()
@@ -277,19 +322,19 @@ def _data_file(header: Path, named: str) -> Path:
     return target
 
 
-_METAIMAGE_BYTES: Final = {
-    "MET_CHAR": 1,
-    "MET_UCHAR": 1,
-    "MET_SHORT": 2,
-    "MET_USHORT": 2,
-    "MET_INT": 4,
-    "MET_UINT": 4,
-    "MET_LONG": 4,
-    "MET_ULONG": 4,
-    "MET_LONG_LONG": 8,
-    "MET_ULONG_LONG": 8,
-    "MET_FLOAT": 4,
-    "MET_DOUBLE": 8,
+_METAIMAGE_TYPES: Final = {
+    "MET_CHAR": "<i1",
+    "MET_UCHAR": "<u1",
+    "MET_SHORT": "<i2",
+    "MET_USHORT": "<u2",
+    "MET_INT": "<i4",
+    "MET_UINT": "<u4",
+    "MET_LONG": "<i4",
+    "MET_ULONG": "<u4",
+    "MET_LONG_LONG": "<i8",
+    "MET_ULONG_LONG": "<u8",
+    "MET_FLOAT": "<f4",
+    "MET_DOUBLE": "<f8",
 }
 _NIFTI: Final = _Format("nifti", "NiftiImageIO", _check_nifti)
 _METAIMAGE: Final = _Format("metaimage", "MetaImageIO", _check_metaimage)
