@@ -220,7 +220,7 @@ def _stretched(
     labels: NDArray[np.uint8], scale: NDArray[np.float64], shift: NDArray[np.float64], shape: tuple[int, int, int]
 ) -> NDArray[np.uint8]:
     """Labels at ``scale * index + shift`` of a grid whose axes run along theirs."""
-    padded = np.pad(labels, 1, mode="edge")
+    padded = np.pad(labels, 1)
     shares = {int(v): (padded == v).view(np.uint8) * np.uint8(255) for v in np.unique(labels) if v}
     z_shift, y_shift, x_shift = shift + 1
     affine = np.array([[scale[2], 0.0, x_shift], [0.0, scale[1], y_shift]])
