@@ -205,7 +205,7 @@ class _Cube:
         hu = _separable(scan.hu, axes)
         inside = axes[0].inside[:, None, None] & axes[1].inside[:, None] & axes[2].inside
         if lungs is not None:
-            in_lungs = _separable((lungs > 0).astype(np.float32), axes) > 0.3
+            in_lungs = _separable(lungs, axes) > 0.3
             if in_lungs[half, half, half]:
                 inside &= in_lungs
         seed = _seed(hu, inside, hint_mm / step)
@@ -249,30 +249,40 @@ class _Cube:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Axis:
-    """Linear interpolation along one axis as a matrix: ``out = weights @ values[start:stop]``."""
+    """Where the samples of one axis lie: between ``lower`` and the voxel after it, counted from ``start``."""
 
     start: int
     stop: int
-    weights: Floats
+    lower: NDArray[np.intp]
+    share: Floats
     inside: Bools
 
     @classmethod
     def make(cls, at: NDArray[np.float64], size: int) -> _Axis:
         """Positions ``at``, in voxels and ascending, on an axis of ``size`` voxels; beyond its ends it repeats."""
         clamped = np.clip(at, 0, size - 1)
-        start, stop = int(np.floor(clamped[0])), min(size, int(np.floor(clamped[-1])) + 2)
-        weights = np.clip(1.0 - np.abs(clamped[:, None] - np.arange(start, stop)), 0.0, None)
-        return cls(start, stop, weights.astype(np.float32), (at >= -0.5) & (at <= size - 0.5))
+        lower = np.clip(np.floor(clamped).astype(np.intp), 0, max(size - 2, 0))
+        start, stop = int(lower[0]), min(size, int(lower[-1]) + 2)
+        share = (clamped - lower).astype(np.float32)
+        return cls(start, stop, lower - start, share, (at >= -0.5) & (at <= size - 0.5))
+
+    def apply(self, block: Floats, axis: int) -> Floats:
+        """Interpolate along an axis of a block cut from ``start`` to ``stop``."""
+        low = block.take(self.lower, axis)
+        high: Floats = block.take(np.minimum(self.lower + 1, block.shape[axis] - 1), axis)
+        high -= low
+        high *= self.share.reshape([-1 if a == axis else 1 for a in range(3)])
+        high += low
+        return high
 
 
-def _separable(values: NDArray[np.generic], axes: list[_Axis]) -> Floats:
-    """Interpolate a volume along its three axes."""
-    z, y, x = axes
-    block = values[z.start : z.stop, y.start : y.stop, x.start : x.stop].astype(np.float32)
-    block = block @ x.weights.T
-    block = y.weights @ block
-    made = np.tensordot(z.weights, block, axes=(1, 0))
-    return made.astype(np.float32, copy=False)
+def _separable(values: NDArray[np.uint8] | NDArray[np.int16] | Floats, axes: list[_Axis]) -> Floats:
+    """Interpolate a volume along its three axes; labels (uint8) count as 1 whatever their number."""
+    block = values[tuple(slice(a.start, a.stop) for a in axes)]
+    made: Floats = (block > 0 if block.dtype == np.uint8 else block).astype(np.float32)
+    for number, axis in enumerate(axes):
+        made = axis.apply(made, number)
+    return made
 
 
 def _squared_radius(shape: tuple[int, ...], centre: tuple[int, int, int]) -> Floats:
