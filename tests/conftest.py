@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# machines differ in speed; a slow example is not a wrong one
+settings.register_profile("noduscope", deadline=None)
+settings.load_profile("noduscope")
 
 ROOT = Path(__file__).resolve().parents[1]
 

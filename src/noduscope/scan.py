@@ -8,7 +8,7 @@ z to the head). Index coordinates are fractional, the centre of the first voxel 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -208,6 +208,28 @@ class Scan:
         uids = self.source.sop_instance_uids
         kept = (tuple(reversed(uids)) if flips[2] else uids) if order[2] == 2 else ()
         return Scan(hu, geometry, replace(self.source, sop_instance_uids=kept), self.warnings)
+
+    def from_canonical(self, box: Box, values: NDArray[Any]) -> tuple[Box, NDArray[Any]]:
+        """A block of `canonical()`'s grid as it lies on this scan's own: its box and its values.
+
+        Parameters
+        ----------
+        box : in voxels of the canonical scan.
+        values : what fills it, any dtype.
+        """
+        axes = self.geometry.axes
+        order = _closest_axes(axes)
+        own: list[slice] = [slice(0, 0)] * 3
+        flipped = []
+        for world, index in enumerate(order):
+            part, n = box[2 - world], self.geometry.shape_zyx[2 - index]
+            if axes[world, index] < 0:
+                own[2 - index] = slice(n - part.stop, n - part.start)
+                flipped.append(2 - world)
+            else:
+                own[2 - index] = part
+        back = np.flip(values, tuple(flipped)) if flipped else values
+        return (own[0], own[1], own[2]), back.transpose([2 - order.index(2 - a) for a in range(3)])
 
 
 def _closest_axes(axes: NDArray[np.float64]) -> tuple[int, int, int]:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noduscope.augment import Crop, View, cut, degrade, noise_bank, random_view, turn_planes
-from noduscope.data.crops import NodulePatch, NoduleStack, resize_linear
+from noduscope.data.crops import CONSENSUS, NodulePatch, NoduleStack, resize_linear
 from noduscope.data.hosts import HostScan
 from noduscope.data.implant import implant, random_place, varied
 from noduscope.model.boxes import STRIDE, Lesion, encode
@@ -154,7 +154,7 @@ class CropMaker:
 
 def stack_sample(rng: np.random.Generator, stack: NoduleStack, size: int, spacing_mm: float) -> Sample:
     """A real stack as a crop, end slices repeated above and below, turned and zoomed in the plane."""
-    inside = stack.agreement >= 0.5
+    inside = stack.agreement >= CONSENSUS
     where = np.argwhere(inside)
     centre = where.mean(axis=0)
     dz, dy, _ = stack.spacing_zyx_mm
@@ -183,12 +183,7 @@ def _mirrored(
         if rng.random() < 0.5:
             crop, lung = np.flip(crop, axis), np.flip(lung, axis)
             last = crop.shape[axis] - 1
-            lesions = [
-                Lesion(
-                    tuple(last - v if a == axis else v for a, v in enumerate(k.centre_zyx)), k.diameter_mm, k.counts
-                )
-                for k in lesions
-            ]
+            lesions = [k.mirrored(axis, last) for k in lesions]
     return np.ascontiguousarray(crop), lung, lesions
 
 

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from noduscope.errors import InputRefused
 
 TILE = 96
+CONSENSUS = 0.5
+"""Share of the readers from which a voxel belongs to the nodule."""
 ATTRIBUTES = (
     "subtlety",
     "internalStructure",
@@ -167,18 +169,19 @@ def isotropic_patch(stack: NoduleStack, spacing_mm: float, feather_mm: float = 0
 
     Between slices the signed distance to the outline is interpolated (shape-based interpolation:
     Raya & Udupa, IEEE TMI 1990), which keeps a 3 mm nodule round on 2.5 mm slices; beyond the first and
-    last slice it falls off so that the surface closes half a slice further out.
+    last slice the surface closes in a low dome.
     """
-    inside = stack.agreement >= 0.5
+    inside = stack.agreement >= CONSENSUS
     held = np.flatnonzero(inside.any(axis=(1, 2)))
     if held.size == 0:
         return None
     inside, slices = inside[held[0] : held[-1] + 1], stack.hu[held[0] : held[-1] + 1]
     dz, dy, _ = stack.spacing_zyx_mm
     distance = np.stack([signed_distance_mm(s, dy) for s in inside])
-    ends = [distance[i] - np.maximum(distance[i].max(), 0) - 0.5 * dz for i in (0, -1)]
-    distance = np.concatenate([ends[0][None], distance, ends[1][None]])
-    hu = np.concatenate([slices[:1], slices, slices[-1:]]).astype(np.float32)
+    below, above = _cap(distance[0], dz), _cap(distance[-1], dz)
+    distance = np.concatenate([below[::-1], distance, above])
+    hu = np.concatenate([slices[:1].repeat(len(below), 0), slices, slices[-1:].repeat(len(above), 0)])
+    hu = hu.astype(np.float32)
     rows, cols = (np.flatnonzero(inside.any(axis=(0, other))) for other in (2, 1))
     pad = math.ceil(3.0 / dy)
     box = tuple(slice(max(r[0] - pad, 0), min(r[-1] + pad + 1, TILE)) for r in (rows, cols))
@@ -200,6 +203,15 @@ def isotropic_patch(stack: NoduleStack, spacing_mm: float, feather_mm: float = 0
         (z, y, x),
         (6 * volume / math.pi) ** (1 / 3),
     )
+
+
+def _cap(end: NDArray[np.float32], dz_mm: float) -> NDArray[np.float32]:
+    """Signed distances of slices beyond an end slice: a dome a third as high as the end slice's outline is wide."""
+    radius = max(float(end.max()), 0.0)
+    height = max(0.5 * dz_mm, 0.35 * radius)
+    away = dz_mm * np.arange(1, math.ceil(height / dz_mm) + 1)
+    fall = (radius + 0.25 * dz_mm) * (away / height) ** 2
+    return end[None] - fall[:, None, None].astype(np.float32)
 
 
 def resize_linear(volume: NDArray[np.float32], shape_zyx: tuple[int, ...]) -> NDArray[np.float32]:

@@ -57,7 +57,7 @@ def implant(crop: Crop, patch: NodulePatch, place_zyx: tuple[float, float, float
     alpha, hu = patch.alpha[source], patch.hu[source]
     host = crop[target]
     inside = alpha > 0.5
-    if inside.sum() < 0.7 * (patch.alpha > 0.5).sum():
+    if inside.sum() < max(1.0, 0.7 * (patch.alpha > 0.5).sum()):
         return None
     if (host[inside] > _TISSUE_HU).mean() > 0.35:
         return None

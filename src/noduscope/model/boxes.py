@@ -35,6 +35,11 @@ class Lesion:
     diameter_mm: float
     counts: bool = True
 
+    def mirrored(self, axis: int, last: int) -> Lesion:
+        """The lesion after one axis of the grid, whose last voxel is `last`, was reversed."""
+        z, y, x = (last - v if a == axis else v for a, v in enumerate(self.centre_zyx))
+        return Lesion((z, y, x), self.diameter_mm, self.counts)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Marks:

@@ -1,0 +1,130 @@
+"""Whole validation volumes with known answers, and the score by which a training epoch is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from noduscope.data.crops import NodulePatch
+from noduscope.data.hosts import HostScan
+from noduscope.data.implant import implant, random_place
+from noduscope.model.boxes import Lesion, Marks
+from noduscope.scan import Geometry, HuVolume
+
+RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""False positives per scan at which LUNA16 reads the sensitivity."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KnownVolume:
+    """A lung region with its lesions, real and implanted.
+
+    ``types`` names each lesion's type (``solid``, …, or ``real`` for the scan's own).
+    """
+
+    name: str
+    hu: HuVolume
+    lungs: NDArray[np.uint8]
+    geometry: Geometry
+    lesions: tuple[Lesion, ...]
+    types: tuple[str, ...]
+
+
+def implanted_volumes(
+    host: HostScan, patches: Sequence[NodulePatch], copies: int, each: int, seed: int
+) -> list[KnownVolume]:
+    """The scan as it is, and copies of it with `each` nodules set in at random free places.
+
+    The nodules are taken in turn, so that no one appears twice before all have appeared once.
+    """
+    volumes = [KnownVolume(host.name, host.hu, host.lungs, host.geometry, host.lesions, ("real",) * len(host.lesions))]
+    rng = np.random.default_rng((seed, len(host.hu)))
+    order = list(rng.permutation(len(patches)))
+    for copy in range(copies):
+        volume = host.hu.astype(np.float32)
+        lesions, types = list(host.lesions), ["real"] * len(host.lesions)
+        for _ in range(each):
+            patch = patches[order[0]]
+            order = order[1:] + order[:1]
+            lesion = _set_in(rng, volume, host.lungs > 0, patch, lesions)
+            if lesion is not None:
+                lesions.append(lesion)
+                types.append(patch.type)
+        hu = np.clip(np.rint(volume), -1024, 3071).astype(np.int16)
+        name = f"{host.name}+{copy + 1}"
+        volumes.append(KnownVolume(name, hu, host.lungs, host.geometry, tuple(lesions), tuple(types)))
+    return volumes
+
+
+def _set_in(
+    rng: np.random.Generator,
+    volume: NDArray[np.float32],
+    lung: NDArray[np.bool_],
+    patch: NodulePatch,
+    known: Sequence[Lesion],
+) -> Lesion | None:
+    """One nodule into a whole volume, clear of the known ones; None after twenty vain tries."""
+    voxels = np.flatnonzero(lung)
+    for _ in range(20):
+        spot = np.unravel_index(voxels[rng.integers(len(voxels))], lung.shape)
+        low = [int(np.clip(s - 32, 0, max(n - 64, 0))) for s, n in zip(spot, lung.shape, strict=True)]
+        box = tuple(slice(a, a + 64) for a in low)
+        place = random_place(rng, volume[box], lung[box], patch.diameter_mm)
+        if place is None:
+            continue
+        at = (place[0] + low[0], place[1] + low[1], place[2] + low[2])
+        gap = [np.linalg.norm(np.subtract(k.centre_zyx, at)) - (k.diameter_mm + patch.diameter_mm) / 2 for k in known]
+        if min(gap, default=np.inf) < 8:
+            continue
+        lesion = implant(volume, patch, at)
+        if lesion is not None:
+            return lesion
+    return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matched:
+    """Marks against lesions over several volumes, as far as a FROC curve needs them.
+
+    Parameters
+    ----------
+    best : float (n lesions that count,), score of the best mark in each, -inf where there is none.
+    false_positives : float (m,), scores of the marks in no lesion.
+    scans : how many volumes.
+    """
+
+    best: NDArray[np.float64]
+    false_positives: NDArray[np.float64]
+    scans: int
+
+    def sensitivity(self, rate: float) -> float:
+        """Sensitivity at most `rate` false positives per scan."""
+        allowed = int(np.floor(rate * self.scans))
+        scores = np.sort(self.false_positives)[::-1]
+        threshold = scores[allowed] if allowed < len(scores) else -np.inf
+        return float((self.best > threshold).mean()) if len(self.best) else float("nan")
+
+    @property
+    def cpm(self) -> float:
+        """Mean sensitivity at the seven rates."""
+        return float(np.mean([self.sensitivity(r) for r in RATES]))
+
+
+def match(volumes: Sequence[KnownVolume], marks: Sequence[Marks]) -> Matched:
+    """Match marks to lesions by LUNA16's rule: inside the radius is a hit; lesions that do not count forgive."""
+    best: list[float] = []
+    false: list[float] = []
+    for volume, found in zip(volumes, marks, strict=True):
+        spacing = volume.geometry.spacing_xyz_mm[0]
+        free = np.ones(len(found), dtype=bool)
+        for lesion in volume.lesions:
+            apart = np.linalg.norm(found.centre_zyx - np.asarray(lesion.centre_zyx, np.float32), axis=1) * spacing
+            inside = apart < lesion.diameter_mm / 2
+            free &= ~inside
+            if lesion.counts:
+                best.append(float(found.score[inside].max()) if inside.any() else -np.inf)
+        false += found.score[free].tolist()
+    return Matched(np.asarray(best), np.asarray(false), len(volumes))

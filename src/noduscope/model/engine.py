@@ -1,0 +1,82 @@
+"""Running networks on the CPU with OpenVINO. The only module of the prediction path that imports it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from noduscope.model.boxes import CHANNELS, HEAT, STRIDE, Marks, decode
+from noduscope.patches import keep_core, lung_tiles, read_tile
+from noduscope.preprocess import clip_normalise
+from noduscope.settings import DetectSettings, PreprocessSettings
+
+_NOTHING = -20.0  # logit where the network did not look
+
+
+class Engine:
+    """A compiled network.
+
+    Parameters
+    ----------
+    model : an ``.xml`` file or an OpenVINO model in memory.
+    threads : processor threads; 0 takes all.
+    """
+
+    def __init__(self, model: Path | ov.Model, threads: int = 0) -> None:
+        core = ov.Core()
+        read = core.read_model(model) if isinstance(model, Path) else model
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            options["INFERENCE_NUM_THREADS"] = threads
+        # OpenVINO takes bf16 by itself where the processor has the units for it
+        self._request = core.compile_model(read, "CPU", options).create_infer_request()
+
+    def __call__(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """The network's outputs for one input batch; each a copy of its own."""
+        answer = self._request.infer([batch], share_inputs=True)
+        return [np.array(v) for v in answer.values()]
+
+
+def heat_volume(
+    engine: Engine, hu: NDArray[np.int16], lungs: NDArray[np.uint8], settings: PreprocessSettings
+) -> NDArray[np.float32]:
+    """The detector's output over a lung region, ``(cells z, y, x, CHANNELS)``; `_NOTHING` far from the lungs."""
+    output = np.zeros((*(-(-n // STRIDE) for n in hu.shape), CHANNELS), np.float32)
+    output[..., HEAT] = _NOTHING
+    for tile in lung_tiles(lungs):
+        block = read_tile(hu, tile, int(settings.hu_low))
+        (cells,) = engine(clip_normalise(block, settings)[None, ..., None])
+        keep_core(output, cells[0], tile, STRIDE)
+    return output
+
+
+def find_marks(
+    engine: Engine,
+    hu: NDArray[np.int16],
+    lungs: NDArray[np.uint8],
+    preprocess: PreprocessSettings,
+    settings: DetectSettings,
+) -> Marks:
+    """The detector's marks in a lung region, strongest first.
+
+    Parameters
+    ----------
+    hu : int16 (z, y, x) on the network's grid.
+    lungs : uint8 (z, y, x); marks further than 4 voxels from them are dropped.
+    """
+    output = heat_volume(engine, hu, lungs, preprocess)
+    marks = decode(output, preprocess.spacing_mm, (-4.0, settings.max_candidates, settings.min_separation_mm))
+    return marks.take(np.flatnonzero(near_lungs(marks, lungs)))
+
+
+def near_lungs(marks: Marks, lungs: NDArray[np.uint8], margin: int = 4) -> NDArray[np.bool_]:
+    """Whether each mark lies in the lungs or within `margin` voxels of them."""
+    kept = np.zeros(len(marks), dtype=bool)
+    for i, centre in enumerate(np.rint(marks.centre_zyx).astype(int)):
+        box = tuple(slice(max(c - margin, 0), max(c + margin + 1, 0)) for c in centre)
+        kept[i] = bool(lungs[box].any())
+    return kept
