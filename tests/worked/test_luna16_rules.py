@@ -367,3 +367,32 @@ def test_counts_are_whole_and_named_as_documented() -> None:
         "in_two_nodules": 0,
     }
     assert len(RATES) == 7
+
+
+def test_the_example_of_the_reference_page() -> None:
+    # docs/reference/evaluate-detections.md derives each of these
+    marked = marks(
+        ("scan1", 10, 20, -100, 0.95),
+        ("scan1", 11, 20, -100, 0.90),
+        ("scan1", 60, 0, -80, 0.85),
+        ("scan2", -40, 10, -50, 0.70),
+        ("scan2", 5, 5, -60, 0.60),
+        ("scan3", 0, 0, -20, 0.40),
+    )
+    nodules = findings(("scan1", 10, 21, -100, 8), ("scan2", -41, 10, -50, 6), ("scan3", 50, 50, -30, 4))
+    excluded = findings(("scan2", 5, 4, -60, -1))
+    scores = evaluate(marked, nodules, ["scan1", "scan2", "scan3", "scan4"], excluded)
+    assert states(scores) == [
+        "TRUE_POSITIVE",
+        "DOUBLE",
+        "FALSE_POSITIVE",
+        "TRUE_POSITIVE",
+        "IGNORED",
+        "FALSE_POSITIVE",
+    ]
+    assert scores.curve.fps_per_scan.tolist() == [0, 0, 0.25, 0.25, 0.5]
+    assert (3 * scores.curve.sensitivity).tolist() == [0, 1, 1, 2, 2]
+    cpm = scores.to_dict()["cpm"]
+    assert cpm["interpolated"]["value"] == pytest.approx((1 + 6 * 2) / 21)
+    assert cpm["nearest"]["value"] == pytest.approx((0 + 1 + 5 * 2) / 21)
+    assert [w.code for w in scores.warnings] == ["scans-without-marks"]

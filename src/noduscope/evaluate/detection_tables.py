@@ -8,6 +8,7 @@ included, as the challenge's script takes them: which scans are meant is for the
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -79,7 +80,7 @@ def read_series(path: Path) -> tuple[str, ...]:
     InputRefused
         For a file that cannot be read or holds no id.
     """
-    rows = [row for _, row in _read_rows(path)]
+    rows = _read_rows(path)
     names = [cell.strip().lower() for cell in rows[0]] if rows else []
     column = next((i for i, name in enumerate(names) if name in _ID_HEADERS), None)
     if column is not None:
@@ -96,38 +97,40 @@ def _read_columns(path: Path, value: str) -> tuple[tuple[str, ...], Floats]:
     wanted = ("seriesuid", *_PLACE, value)
     if not rows:
         raise InputRefused(f"{path} is empty: a header with the columns {', '.join(wanted)} is expected")
-    header = [name.strip().lower() for name in rows[0][1]]
+    header = [name.strip().lower() for name in rows[0]]
     missing = [name for name in wanted if name.lower() not in header]
     if missing:
         raise InputRefused(
-            f"{path} has no column {', '.join(missing)}; its first line reads {','.join(rows[0][1])!r}. "
+            f"{path} has no column {', '.join(missing)}; its first line reads {','.join(rows[0])!r}. "
             f"The columns {', '.join(wanted)} are expected, in any order"
         )
-    lines, body = [line for line, _ in rows[1:]], [row for _, row in rows[1:]]
+    pick = itemgetter(*(header.index(name.lower()) for name in wanted))
     try:
-        cells = list(zip(*map(itemgetter(*(header.index(name.lower()) for name in wanted)), body), strict=True))
+        columns = list(zip(*map(pick, rows[1:]), strict=True))
     except IndexError:
-        line = next(line for line, row in rows if len(row) < len(header))
-        raise InputRefused(f"{path}, line {line}: fewer cells than the header has columns") from None
-    if not cells:
+        short = next(i for i, row in enumerate(rows) if len(row) < len(header))
+        raise InputRefused(f"{path}, line {_line(path, short)}: fewer cells than the header has columns") from None
+    if not columns:
         return (), np.empty((0, 4))
-    numbers = [_numbers(path, name, lines, column) for name, column in zip(wanted[1:], cells[1:], strict=True)]
-    return cells[0], np.column_stack(numbers)
+    numbers = [_numbers(path, name, cells) for name, cells in zip(wanted[1:], columns[1:], strict=True)]
+    return columns[0], np.column_stack(numbers)
 
 
-def _numbers(path: Path, name: str, lines: list[int], cells: tuple[str, ...]) -> Floats:
-    """The cells of a column as finite numbers."""
+def _numbers(path: Path, name: str, cells: tuple[str, ...]) -> Floats:
+    """The cells of a column below its header as finite numbers."""
     try:
         values = np.array(list(map(float, cells)))
     except ValueError:
-        line, text = next((line, text) for line, text in zip(lines, cells, strict=True) if not _is_number(text))
-        raise InputRefused(f"{path}, line {line}: {name} must be a number; got {text!r}") from None
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        first = int(bad[0])
-        more = f" (and in {len(bad) - 1} more lines)" if len(bad) > 1 else ""
+        bad = next(i for i, text in enumerate(cells) if not _is_number(text))
         raise InputRefused(
-            f"{path}, line {lines[first]}: {name} must be a finite number; got {cells[first]!r}{more}. "
+            f"{path}, line {_line(path, bad + 1)}: {name} must be a number; got {cells[bad]!r}"
+        ) from None
+    infinite = np.flatnonzero(~np.isfinite(values))
+    if len(infinite):
+        first = int(infinite[0])
+        more = f" (and in {len(infinite) - 1} more lines)" if len(infinite) > 1 else ""
+        raise InputRefused(
+            f"{path}, line {_line(path, first + 1)}: {name} must be a finite number; got {cells[first]!r}{more}. "
             "Leave such rows out, or mend the step that wrote them"
         )
     return values
@@ -141,13 +144,25 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
+def _read_rows(path: Path) -> list[list[str]]:
+    """The rows of a CSV that are not empty."""
+    return [row for _, row in _numbered_rows(path)]
+
+
+def _line(path: Path, row: int) -> int:
+    """The line on which a row that is not empty ends. Only a refusal asks, so the file is read again for it."""
+    return next(line for i, (line, _) in enumerate(_numbered_rows(path)) if i == row)
+
+
+def _numbered_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV that are not empty, each with its line number."""
     try:
         # utf-8-sig: spreadsheets put a byte-order mark in front, which would spoil the first column's name
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
-            return [(reader.line_num, row) for row in reader if row and (row[0] or any(row))]
+            for row in reader:
+                if row and (row[0] or any(row)):
+                    yield reader.line_num, row
     except OSError as error:
         raise InputRefused(f"cannot read {path}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
