@@ -15,7 +15,7 @@ from pydicom import dcmread
 from noduscope.errors import AmbiguousInput, InputRefused, NoScanFound
 from noduscope.io import NotThisFormat
 from noduscope.io.archive import MAX_FILES, dicomdir_files
-from noduscope.io.headers import DAMAGE, LOCALIZER, NO_SERIES, NOT_DICOM, Series, group_series, read_headers
+from noduscope.io.headers import DAMAGE, DIRECTORY, LOCALIZER, NOT_DICOM, Series, group_series, read_headers
 from noduscope.io.slices import slice_axes
 from noduscope.scan import ScanWarning, Triple
 
@@ -23,7 +23,8 @@ _MIN_SLICES: Final = 5
 """Fewer images are a scout, a bolus-tracking loop or a key image, not a chest."""
 _AXIAL_COSINE: Final = 0.8
 """The normal of an axial slice is within 37° of the body axis (gantry tilt included)."""
-_DICOMDIR_CLASS: Final = b"1.2.840.10008.1.3.10"
+_DICOMDIR_CLASS: Final = b"1.2.840.10008.1.3.10\x02\x00\x03\x00"
+"""MediaStorageSOPClassUID of a DICOMDIR, and the tag of the element that follows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def choose_series(path: Path, series_uid: str | None) -> tuple[Series, tuple[Sca
 
 
 def _skipped(found: Found, series: Series) -> tuple[ScanWarning, ...]:
-    harmless = (NOT_DICOM, NO_SERIES, LOCALIZER)
+    harmless = (NOT_DICOM, DIRECTORY, LOCALIZER)
     reasons = Counter(found.others) + Counter(series.refused)
     texts = [f"{count} file(s): {reason}" for reason, count in reasons.items() if reason not in harmless]
     if not texts:
@@ -184,7 +185,7 @@ def _is_dicomdir(path: Path) -> bool:
             head = file.read(512)
     except OSError as error:
         raise InputRefused(f"{path}: cannot be read ({error.strerror})") from error
-    return head[128:132] == b"DICM" and (_DICOMDIR_CLASS + b"\0" in head)
+    return head[128:132] == b"DICM" and _DICOMDIR_CLASS in head
 
 
 def _listed_by(directory: Path) -> list[Path]:

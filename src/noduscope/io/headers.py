@@ -26,6 +26,7 @@ from noduscope.scan import Triple
 CT_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT: Final = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
 """Enhanced CT Image Storage and its legacy-converted kin: many frames in one file."""
+_DIRECTORY_CLASS: Final = "1.2.840.10008.1.3.10"
 DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 
 DAMAGE: Final = (
@@ -45,7 +46,7 @@ DAMAGE: Final = (
 """What pydicom raises on a damaged file, found by feeding it damaged files: a longer list than it documents."""
 
 NOT_DICOM: Final = "not DICOM"
-NO_SERIES: Final = "DICOM without a series"
+DIRECTORY: Final = "a DICOMDIR"
 LOCALIZER: Final = "localizer (scout)"
 _MAX_HEADER_BYTES: Final = 256 * 1024 * 1024
 """A deflated file may not unpack to more: one slice is half a megabyte."""
@@ -330,7 +331,8 @@ def _slices_of(dataset: Any, path: Path, offset: int | None) -> list[Slice]:
     syntax = str(getattr(dataset.file_meta, "TransferSyntaxUID", "") or _guessed_syntax(dataset))
     texts = {keyword: raw.text(keyword) for keyword in _KEPT_TEXTS}
     if not texts["SeriesInstanceUID"]:
-        raise NotThisFormat(NO_SERIES)
+        kind = getattr(dataset.file_meta, "MediaStorageSOPClassUID", "")
+        raise NotThisFormat(DIRECTORY if kind == _DIRECTORY_CLASS else "a damaged DICOM header")
     pixels = PixelFormat(
         syntax=syntax,
         rows=raw.short("Rows"),

@@ -72,9 +72,11 @@ def read_volume(path: Path) -> Scan:
     """
     kind = _kind(path)
     header = _header(path)
-    values = _packed_metaimage(path) if kind is _METAIMAGE else None
+    values = _packed_values(path, header)
     if values is None:
-        values = _values(header, path)
+        image = _image(header, path)  # owns the voxels that `values` is a view of
+        values = sitk.GetArrayViewFromImage(image)
+        values = values.reshape(values.shape[-3:])
     hu = round_to_hu(values)
     require_hu(hu, path.name)
     x, y, z = header.GetSpacing()[:3]
@@ -88,13 +90,11 @@ def read_volume(path: Path) -> Scan:
     return Scan(hu, geometry, source, _oddities(header, values))
 
 
-def _values(header: Any, path: Path) -> np.ndarray[Any, Any]:
+def _image(header: Any, path: Path) -> Any:
     try:
-        image = header.Execute()
+        return header.Execute()
     except RuntimeError as error:
         raise InputRefused(f"{path.name}: {_reason(error)}") from error
-    values: np.ndarray[Any, Any] = sitk.GetArrayViewFromImage(image)
-    return values.reshape(values.shape[-3:])
 
 
 def _kind(path: Path) -> _Format:
@@ -125,8 +125,9 @@ def _header(path: Path) -> Any:
         raise InputRefused(
             f"{path.name}: {reader.GetNumberOfComponents()} numbers per voxel (colours or vectors); expected one, in HU"
         )
-    if "complex" in sitk.GetPixelIDValueAsString(reader.GetPixelID()):
-        raise InputRefused(f"{path.name}: complex numbers; expected Hounsfield units")
+    numbers = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    if numbers not in _NUMPY_TYPES:
+        raise InputRefused(f"{path.name}: holds {numbers} values; expected Hounsfield units")
     require_size(size, path.name)
     return reader
 
@@ -230,10 +231,9 @@ def _check_metaimage(path: Path) -> None:
 def _metaimage_bytes(fields: dict[str, str]) -> int | None:
     """Bytes of data that a MetaImage header announces; None when it does not say."""
     try:
-        if _is_packed(fields):
+        if fields.get("compresseddata", "").lower() in _TRUE:
             return int(fields["compresseddatasize"])
-        itemsize = np.dtype(_METAIMAGE_TYPES[fields["elementtype"].upper()]).itemsize
-        needed = itemsize * int(fields.get("elementnumberofchannels", "1"))
+        needed = _METAIMAGE_BYTES[fields["elementtype"].upper()] * int(fields.get("elementnumberofchannels", "1"))
         for n in fields["dimsize"].split():
             needed *= int(n)
     except (KeyError, ValueError):
@@ -241,39 +241,49 @@ def _metaimage_bytes(fields: dict[str, str]) -> int | None:
     return needed
 
 
-def _is_packed(fields: dict[str, str]) -> bool:
-    return fields.get("compresseddata", "").lower() in ("true", "1", "t")
+def _packed_values(path: Path, header: Any) -> np.ndarray[Any, Any] | None:
+    """Values (z, y, x) of a compressed MetaImage (LUNA16's zraw) or NRRD; None where ITK is to read them.
 
-
-def _packed_metaimage(path: Path) -> np.ndarray[Any, Any] | None:
-    """Values (z, y, x) of a compressed MetaImage (LUNA16's zraw); None when it is not compressed.
-
-    Unpacked here, because ITK hands out whatever it has when the compressed data are damaged.
+    They are unpacked here, because ITK hands out whatever it has when the compressed data are damaged.
     """
-    fields, data_at = _text_header(path, "=", last="elementdatafile")
-    if not _is_packed(fields):
+    packed = _packed_part(path)
+    if packed is None:
         return None
-    named = fields["elementdatafile"]
-    try:
-        kind = np.dtype(_METAIMAGE_TYPES[fields["elementtype"].upper()])
-        shape = tuple(int(n) for n in reversed(fields["dimsize"].split()[:3]))
-    except (KeyError, ValueError) as error:
-        raise InputRefused(f"{path.name}: a MetaImage header with no usable DimSize or ElementType") from error
-    if fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "")).lower() in ("true", "1", "t"):
-        kind = kind.newbyteorder(">")
-    with (path if named.upper() == "LOCAL" else _data_file(path, named)).open("rb") as file:
-        file.seek(data_at if named.upper() == "LOCAL" else 0)
-        packed = file.read()
+    file, start, big_endian = packed
+    kind = np.dtype(_NUMPY_TYPES[sitk.GetPixelIDValueAsString(header.GetPixelID())])
+    shape = tuple(reversed(header.GetSize()[:3]))
     needed = kind.itemsize * int(np.prod(shape))
     unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # zlib or gzip
     try:
         # one byte of room beyond, so that the end of the stream and its checksum are read too
-        data = unpacker.decompress(packed, needed + 1)
+        data = unpacker.decompress(file.read_bytes()[start:], needed + 1)
     except zlib.error as error:
         raise InputRefused(f"{path.name}: damaged compressed data; get the file again from its source") from error
     if len(data) != needed or not unpacker.eof:
         raise InputRefused(f"{path.name}: its compressed data do not hold the {needed:,} bytes that its header says")
-    return np.frombuffer(data, kind).reshape(shape)
+    return np.frombuffer(data, kind.newbyteorder(">" if big_endian else "<")).reshape(shape)
+
+
+def _packed_part(path: Path) -> tuple[Path, int, bool] | None:
+    """File and place of zlib or gzip data, and whether they are big-endian; None when there are none."""
+    if _kind(path) is _METAIMAGE:
+        fields, data_at = _text_header(path, "=", last="elementdatafile")
+        if fields.get("compresseddata", "").lower() not in _TRUE:
+            return None
+        order = fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", ""))
+        named = fields["elementdatafile"]
+        local = named.upper() == "LOCAL"
+        return (
+            (path, data_at, order.lower() in _TRUE) if local else (_data_file(path, named), 0, order.lower() in _TRUE)
+        )
+    if _kind(path) is _NRRD:
+        fields, data_at = _text_header(path, ":", last="")
+        if fields.get("encoding", "").lower() not in ("gz", "gzip") or "byte skip" in fields or "line skip" in fields:
+            return None
+        named = fields.get("data file") or fields.get("datafile") or ""
+        file, start = (_data_file(path, named), 0) if named else (path, data_at)
+        return file, start, fields.get("endian", "little").lower() == "big"
+    return None
 
 
 def _check_nrrd(path: Path) -> None:
@@ -322,19 +332,32 @@ def _data_file(header: Path, named: str) -> Path:
     return target
 
 
-_METAIMAGE_TYPES: Final = {
-    "MET_CHAR": "<i1",
-    "MET_UCHAR": "<u1",
-    "MET_SHORT": "<i2",
-    "MET_USHORT": "<u2",
-    "MET_INT": "<i4",
-    "MET_UINT": "<u4",
-    "MET_LONG": "<i4",
-    "MET_ULONG": "<u4",
-    "MET_LONG_LONG": "<i8",
-    "MET_ULONG_LONG": "<u8",
-    "MET_FLOAT": "<f4",
-    "MET_DOUBLE": "<f8",
+_TRUE: Final = ("true", "1", "t")
+_METAIMAGE_BYTES: Final = {
+    "MET_CHAR": 1,
+    "MET_UCHAR": 1,
+    "MET_SHORT": 2,
+    "MET_USHORT": 2,
+    "MET_INT": 4,
+    "MET_UINT": 4,
+    "MET_LONG": 4,
+    "MET_ULONG": 4,
+    "MET_LONG_LONG": 8,
+    "MET_ULONG_LONG": 8,
+    "MET_FLOAT": 4,
+    "MET_DOUBLE": 8,
+}
+_NUMPY_TYPES: Final = {
+    "8-bit signed integer": "i1",
+    "8-bit unsigned integer": "u1",
+    "16-bit signed integer": "i2",
+    "16-bit unsigned integer": "u2",
+    "32-bit signed integer": "i4",
+    "32-bit unsigned integer": "u4",
+    "64-bit signed integer": "i8",
+    "64-bit unsigned integer": "u8",
+    "32-bit float": "f4",
+    "64-bit float": "f8",
 }
 _NIFTI: Final = _Format("nifti", "NiftiImageIO", _check_nifti)
 _METAIMAGE: Final = _Format("metaimage", "MetaImageIO", _check_metaimage)
