@@ -23,7 +23,8 @@ SOLID_HU = 35.0
 GROUND_GLASS_HU = -600.0
 SOLID_PART = 0.55
 """Diameter of a part-solid nodule's round core over that of the whole."""
-_SUPERSAMPLING = 3
+_SUB_VOXEL_MM = 0.65
+"""Longest edge of the parts that a voxel is divided into to find its share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,7 @@ def stamp_nodule(nodule: PlantedNodule, geometry: Geometry, anatomy: Anatomy, rn
     lung = np.full(len(cells.points), True)
     if anatomy.lung_distance(np.array([nodule.position_xyz_mm]))[0] > -reach:
         lung = anatomy.lung_distance(cells.points) < 0
-    centre, scale = _fitted(nodule, outline, (cells.points[::5], lung[::5]), geometry.voxel_volume_mm3)
+    centre, scale = _fitted(nodule, outline, (cells.points, lung), geometry.voxel_volume_mm3 / cells.per_voxel)
     offsets = cells.points - centre
     core = spicules = None
     if nodule.type == "part-solid":
@@ -213,20 +214,20 @@ def _fitted(
     nodule: PlantedNodule,
     outline: _Outline,
     sample: tuple[NDArray[np.float32], NDArray[np.bool_]],
-    voxel_mm3: float,
+    cell_mm3: float,
 ) -> tuple[NDArray[np.float32], float]:
     """Centre and scale of an outline whose part inside the lung has the nodule's volume and centroid."""
     points, lung = sample
     wanted = np.asarray(nodule.position_xyz_mm, np.float32)
     centre, scale = wanted.copy(), nodule.diameter_mm / 2
-    cell = voxel_mm3 * 5 / _SUPERSAMPLING**3
-    for _ in range(7):
-        mask = outline.inside(points - centre, scale) & lung
-        volume = float(np.count_nonzero(mask)) * cell
+    # a sample first, then all; a stride that shares no factor with the subdivision keeps the sample even
+    for stride in (11, 11, 5, 5, 1, 1):
+        mask = outline.inside(points[::stride] - centre, scale) & lung[::stride]
+        volume = float(np.count_nonzero(mask)) * cell_mm3 * stride
         if volume == 0:
             raise SettingsError(f"the nodule at {nodule.position_xyz_mm} lies outside the lungs; move it inside")
         scale *= float(np.clip((nodule.volume_mm3 / volume) ** (1 / 3), 0.8, 1.25))
-        centre += wanted - points[mask].mean(axis=0)
+        centre += wanted - points[::stride][mask].mean(axis=0)
     return centre, scale
 
 
@@ -292,6 +293,7 @@ class _SubVoxels:
 
     box: Box
     points: NDArray[np.float32]
+    per_voxel: int
 
     @staticmethod
     def around(geometry: Geometry, centre_xyz_mm: Sequence[float], reach_mm: float) -> _SubVoxels:
@@ -302,7 +304,7 @@ class _SubVoxels:
         high = np.minimum(np.ceil(index + half).astype(int) + 1, geometry.shape_zyx)
         if np.any(high <= low):
             raise SettingsError(f"the nodule at {tuple(centre_xyz_mm)} lies outside the field of view; move it inside")
-        s = _SUPERSAMPLING
+        s = max(2, int(np.ceil(max(geometry.spacing_xyz_mm) / _SUB_VOXEL_MM)))
         sub = (np.arange(s) + 0.5) / s - 0.5
         corner = geometry.to_world(low)[::-1]
         # (voxel, sub-voxel) world coordinates along z, y, x; float32 is good to 0.01 mm here
@@ -315,7 +317,7 @@ class _SubVoxels:
         points[..., 1] = y[None, :, None, None, :, None]
         points[..., 2] = z[:, None, None, :, None, None]
         box = tuple(slice(int(lo), int(h)) for lo, h in zip(low, high, strict=True))
-        return _SubVoxels((box[0], box[1], box[2]), points.reshape(-1, 3))
+        return _SubVoxels((box[0], box[1], box[2]), points.reshape(-1, 3), s**3)
 
     def share(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Share of each voxel of the box that the mask ``(n,)`` fills."""

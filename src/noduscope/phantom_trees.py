@@ -125,17 +125,18 @@ def _grow(root: Floats, points: Floats) -> _Tree:
     n = len(nodes)
     parent = np.full(n, -1)
     reached = np.zeros(n)
-    cost = np.full(n, np.inf)
-    waiting = np.full(n, True)
+    # what joining a point costs at best so far; -inf and inf once it has joined
+    bar, cost = np.full(n, np.inf), np.full(n, np.inf)
     order = [0]
     while len(order) < n:
         newest = order[-1]
-        waiting[newest] = False
+        bar[newest], cost[newest] = -np.inf, np.inf
         gap = nodes - nodes[newest]
         through = (1 + BALANCE) * np.sqrt(np.einsum("ij,ij->i", gap, gap)) + BALANCE * reached[newest]
-        better = waiting & (through < cost)
-        cost[better], parent[better] = through[better], newest
-        nearest = int(np.argmin(np.where(waiting, cost, np.inf)))
+        better = np.flatnonzero(through < bar)
+        bar[better] = cost[better] = through[better]
+        parent[better] = newest
+        nearest = int(np.argmin(cost))
         step = nodes[nearest] - nodes[parent[nearest]]
         reached[nearest] = reached[parent[nearest]] + float(np.sqrt(step @ step))
         order.append(nearest)
