@@ -105,8 +105,10 @@ def find_lungs(scan: Scan, settings: LungSettings) -> Lungs:
             f"no lungs in {scan.source.series_uid}: only {lung.sum() * voxel_ml:.0f} ml look like lung, at least "
             f"{_LEAST_LUNG_ML:.0f} ml are expected; choose a series that shows the chest"
         )
-    # all that follows happens where the lungs are
-    box = bounding_box(lung, geometry, settings.closing_mm)
+    # all that follows happens where the lungs are, or should be by the other one's mirror image
+    rows, columns = bounding_box(lung, geometry, settings.closing_mm)[:2], np.flatnonzero(lung.any(axis=(0, 1)))
+    half = max(middle - columns[0], columns[-1] - middle) + settings.closing_mm / settings.spacing_mm
+    box = (*rows, slice(max(0, int(middle - half)), int(middle + half) + 2))
     labels = np.zeros(hu.shape, np.uint8)
     labels[box], solid = _labelled(hu[box], lung[box], airway[box], middle - box[2].start, settings)
     return Lungs(labels, geometry, _warnings(labels, solid, voxel_ml))
