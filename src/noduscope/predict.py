@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from noduscope.boxes import Marks
 from noduscope.findings import Candidate, Nodule, NoduleMask, ScanResult
 from noduscope.lungs import LEFT, RIGHT, Lungs, find_lungs
 from noduscope.measure import measure_nodule
-from noduscope.model.boxes import Marks
 from noduscope.model.bundle import Bundle, find_bundle, load_bundle
 from noduscope.model.engine import Engine, find_marks
 from noduscope.region import LungRegion, lung_region

@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 
 from noduscope.data.batches import CropMaker, CropSource, DetectorBatches
-from noduscope.data.crops import CONSENSUS, NodulePatch, isotropic_patch, read_stacks
+from noduscope.data.crops import CONSENSUS, NodulePatch, NoduleStack, isotropic_patch, read_stacks
 from noduscope.data.folds import patient_fold, require_disjoint
 from noduscope.data.hosts import HostScan, load_hosts
 from noduscope.data.validation import KnownVolume, Matched, implanted_volumes, match
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 _LEAST_LINK = 0.7  # below this, image and ratings may not belong together
 _LOG_EVERY = 50
-_VALIDATION_COPIES, _VALIDATION_IMPLANTS = 2, 14
+_COPIES, _IMPLANTS_PER_COPY = 2, 14
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,30 +70,51 @@ def detector_data(data: Path, cache: Path, settings: Settings) -> DetectorData:
     training = [n for n in names if n not in known]
     if not training:
         raise InputRefused(f"{scans} holds no scan for training")
-    stacks = [
+    stacks = usable_stacks(data, settings)
+    fold = {s.patient_id: patient_fold(s.patient_id, split.folds) for s in stacks}
+    held_out = (split.validation_fold, split.test_fold)
+    for_training = [s for s in stacks if fold[s.patient_id] not in held_out]
+    others = {p for p, f in fold.items() if f in held_out}
+    require_disjoint((s.patient_id for s in for_training), {*others, *known}, "nodules")
+    require_disjoint(training, known, "scans")
+    hosts = load_hosts(scans, training, cache, settings)
+    patches = _patches(for_training, settings.preprocess.spacing_mm)
+    source = CropSource(hosts, patches, for_training, load_hard_negatives(cache, hosts))
+    return DetectorData(source, implants_of(data, cache, settings, "validation"))
+
+
+def usable_stacks(data: Path, settings: Settings) -> list[NoduleStack]:
+    """The nodule stacks of patients whose scan is not held out, without doubtful or empty ones."""
+    held_out = {*settings.split.validation_scans, *settings.split.test_scans}
+    return [
         s
         for s in read_stacks(data / "lidc_nodules")
-        if s.patient_id not in known and s.link_iou >= _LEAST_LINK and (s.agreement >= CONSENSUS).any()
+        if s.patient_id not in held_out and s.link_iou >= _LEAST_LINK and (s.agreement >= CONSENSUS).any()
     ]
-    held_out = (split.validation_fold, split.test_fold)
-    fold = {s.patient_id: patient_fold(s.patient_id, split.folds) for s in stacks}
-    for_training = [s for s in stacks if fold[s.patient_id] not in held_out]
-    for_validation = [s for s in stacks if fold[s.patient_id] == split.validation_fold]
-    require_disjoint((s.patient_id for s in for_training), (s.patient_id for s in for_validation), "nodules")
-    require_disjoint(training, known, "scans")
-    spacing = settings.preprocess.spacing_mm
-    hosts = load_hosts(scans, training, cache, settings)
-    source = CropSource(hosts, _patches(for_training, spacing), for_training, load_hard_negatives(cache, hosts))
-    patches = _patches(for_validation, spacing)
-    volumes = [
-        v
-        for i, host in enumerate(load_hosts(scans, [n for n in split.validation_scans if n in names], cache, settings))
-        for v in implanted_volumes(host, patches, _VALIDATION_COPIES, _VALIDATION_IMPLANTS, seed=i)
-    ]
-    return DetectorData(source, tuple(volumes))
 
 
-def _patches(stacks: Sequence[Any], spacing_mm: float) -> list[NodulePatch]:
+def implants_of(data: Path, cache: Path, settings: Settings, side: str) -> tuple[KnownVolume, ...]:
+    """Whole volumes of one side of the split: its scans, and its patients' nodules set into copies of them.
+
+    Parameters
+    ----------
+    side : ``validation`` or ``test``.
+    """
+    split = settings.split
+    names, fold = {
+        "validation": (split.validation_scans, split.validation_fold),
+        "test": (split.test_scans, split.test_fold),
+    }[side]
+    here = [n for n in names if (data / "scans" / n).is_dir()]
+    stacks = [s for s in usable_stacks(data, settings) if patient_fold(s.patient_id, split.folds) == fold]
+    patches = _patches(stacks, settings.preprocess.spacing_mm)
+    hosts = load_hosts(data / "scans", here, cache, settings)
+    return tuple(
+        v for i, h in enumerate(hosts) for v in implanted_volumes(h, patches, _COPIES, _IMPLANTS_PER_COPY, seed=i)
+    )
+
+
+def _patches(stacks: Sequence[NoduleStack], spacing_mm: float) -> list[NodulePatch]:
     made = (isotropic_patch(s, spacing_mm) for s in stacks)
     return [p for p in made if p is not None]
 

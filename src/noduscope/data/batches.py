@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noduscope.augment import Crop, View, cut, degrade, noise_bank, random_view, turn_planes
+from noduscope.boxes import STRIDE, Lesion, encode
 from noduscope.data.crops import CONSENSUS, NodulePatch, NoduleStack, resize_linear
 from noduscope.data.hosts import HostScan
 from noduscope.data.implant import implant, random_place, varied
-from noduscope.model.boxes import STRIDE, Lesion, encode
 from noduscope.preprocess import clip_normalise
 from noduscope.settings import Settings
 

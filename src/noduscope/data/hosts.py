@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from noduscope.boxes import Lesion
 from noduscope.errors import InputRefused
 from noduscope.io.read import read_scan
 from noduscope.lungs import find_lungs
-from noduscope.model.boxes import Lesion
 from noduscope.region import lung_region
 from noduscope.scan import Geometry, HuVolume
 from noduscope.settings import Settings, settings_hash

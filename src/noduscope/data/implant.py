@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noduscope.augment import Crop
+from noduscope.boxes import Lesion
 from noduscope.data.crops import NodulePatch, resize_linear
-from noduscope.model.boxes import Lesion
 
 _TISSUE_HU = -400.0
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from sklearn.model_selection import StratifiedKFold
 from noduscope.data.agreement import Level, fleiss_kappa, krippendorff_alpha, rating_counts
 from noduscope.data.lidc_tables import RATINGS, LidcScan, Reading, find_database, read_database
 from noduscope.errors import SettingsError
+from noduscope.files import replace_files
 
 _CATEGORIES = {"internalStructure": 4, "calcification": 6}
 _MOST_READERS = 4
@@ -148,7 +148,7 @@ def build_lidc_reference(out: Path, database: Path | None = None, settings: Lidc
     files = {name: _csv(rows) for name, rows in tables.items()}
     files["agreement.json"] = _json(reader_agreement(nodules, settings))
     files["summary.json"] = _json(asdict(summary) | {"settings": asdict(settings)})
-    _write(out, files)
+    replace_files(out, files)
     return summary
 
 
@@ -330,17 +330,3 @@ def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=1) + "\n").encode()
-
-
-def _write(out: Path, files: dict[str, bytes]) -> None:
-    """Write every file under a temporary name, then give all their names."""
-    out.mkdir(parents=True, exist_ok=True)
-    partial = {name: out / f".{name}.{os.getpid()}.partial" for name in files}
-    try:
-        for name, path in partial.items():
-            path.write_bytes(files[name])
-        for name, path in partial.items():
-            path.replace(out / name)
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)

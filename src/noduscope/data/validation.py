@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from noduscope.boxes import Lesion, Marks
 from noduscope.data.crops import NodulePatch
 from noduscope.data.hosts import HostScan
 from noduscope.data.implant import implant, random_place
-from noduscope.model.boxes import Lesion, Marks
 from noduscope.scan import Geometry, HuVolume
 
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -100,12 +100,15 @@ class Matched:
     false_positives: NDArray[np.float64]
     scans: int
 
-    def sensitivity(self, rate: float) -> float:
-        """Sensitivity at most `rate` false positives per scan."""
+    def threshold(self, rate: float) -> float:
+        """The score above which there are at most `rate` false positives per scan."""
         allowed = int(np.floor(rate * self.scans))
         scores = np.sort(self.false_positives)[::-1]
-        threshold = scores[allowed] if allowed < len(scores) else -np.inf
-        return float((self.best > threshold).mean()) if len(self.best) else float("nan")
+        return float(scores[allowed]) if allowed < len(scores) else -np.inf
+
+    def sensitivity(self, rate: float) -> float:
+        """Sensitivity at most `rate` false positives per scan."""
+        return float((self.best > self.threshold(rate)).mean()) if len(self.best) else float("nan")
 
     @property
     def cpm(self) -> float:

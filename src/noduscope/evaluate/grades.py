@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 
 from noduscope.evaluate.grades_summary import Evaluation, GradesSettings, evaluate_grades, summarise
 from noduscope.evaluate.scores import Floats, Ranking, net_benefit, percentile_interval
+from noduscope.files import replace_files
 
 __all__ = ["GradesSettings", "run_grades"]
 
@@ -45,7 +45,7 @@ def run_grades(
 
         drawn = draw_grades(evaluation, metrics, decision_curves(evaluation))
         files |= drawn | {"report.html": page(metrics, drawn)}
-    _write(out, files)
+    replace_files(out, files)
     return metrics
 
 
@@ -102,17 +102,3 @@ def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().encode()
-
-
-def _write(out: Path, files: dict[str, bytes]) -> None:
-    """Write every file under a temporary name, then give all their names."""
-    out.mkdir(parents=True, exist_ok=True)
-    partial = {name: out / f".{name}.{os.getpid()}.partial" for name in files}
-    try:
-        for name, path in partial.items():
-            path.write_bytes(files[name])
-        for name, path in partial.items():
-            path.replace(out / name)
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 A stem brings the volume to stride 2 at once (most of the cost lies at full resolution, little of
 the information does), residual stages follow at strides 4 and 8, and one top-down path joins them. The
-answer lies on a grid of stride 4: heatmap, size and offset of `noduscope.model.boxes`.
+answer lies on a grid of stride 4: heatmap, size and offset of `noduscope.boxes`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from noduscope.boxes import CHANNELS, HEAT, OFFSET, SIZE
 from noduscope.model.blocks import conv_bn_relu, residual
-from noduscope.model.boxes import CHANNELS, HEAT, OFFSET, SIZE
 from noduscope.settings import DetectorSettings
 
 _PRIOR_LOGIT = -4.6  # one cell in a hundred, so that the first steps are not spent on the background

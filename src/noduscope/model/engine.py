@@ -9,7 +9,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from noduscope.model.boxes import CHANNELS, HEAT, STRIDE, Marks, decode
+from noduscope.boxes import CHANNELS, HEAT, STRIDE, Marks, decode
 from noduscope.patches import keep_core, lung_tiles, read_tile
 from noduscope.preprocess import clip_normalise
 from noduscope.settings import DetectSettings, PreprocessSettings

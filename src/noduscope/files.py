@@ -1,0 +1,36 @@
+"""Writing files so that a reader never meets half of one: under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from noduscope.errors import InputRefused
+
+
+def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files into a folder (made where it is missing); all are complete before the first takes its name.
+
+    Raises
+    ------
+    InputRefused
+        When the folder cannot be made or written.
+    """
+    partial = {name: folder / f".{name}.{os.getpid()}.partial" for name in files}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, path in partial.items():
+            path.write_bytes(files[name])
+        for name, path in partial.items():
+            path.replace(folder / name)
+    except OSError as error:
+        raise InputRefused(f"cannot write to {folder}: {error.strerror or error}") from error
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write one UTF-8 text file in the same way."""
+    replace_files(path.parent, {path.name: text.encode("utf-8")})

@@ -1,0 +1,256 @@
+"""From a training run to a bundle: calibrate, measure on validation and test, write the card.
+
+Validation chooses (the epoch, the calibration, the threshold); test is measured once and chooses nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from noduscope.boxes import Marks
+from noduscope.data.validation import RATES, KnownVolume, match
+from noduscope.errors import InputRefused
+from noduscope.evaluate.detections import run_detections
+from noduscope.evaluate.froc import FrocSettings
+from noduscope.files import replace_files
+from noduscope.findings import NOT_A_MEDICAL_DEVICE
+from noduscope.model.bundle import Calibration, write_bundle
+from noduscope.model.detector import build_detector
+from noduscope.model.engine import Engine, find_marks
+from noduscope.model.ir import to_openvino
+from noduscope.settings import Settings, load_settings
+from noduscope.train import implants_of, read_history
+
+NODULES_PER_SCAN = 1186 / 888
+"""LUNA16's mean; implants make nodules far more frequent than they are, and a probability must not."""
+_THRESHOLD_RATE = 1.0  # false positives per scan on validation at the default threshold
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """One side of the split: its volumes, the marks in them, and where its tables lie."""
+
+    volumes: tuple[KnownVolume, ...]
+    marks: tuple[Marks, ...]
+    metrics: dict[str, Any]
+
+
+def finish_detector(run: Path, data: Path, cache: Path, version: str) -> Path:
+    """Make the bundle of a training run.
+
+    Parameters
+    ----------
+    run : folder of `train_detector`.
+    data, cache : as in training.
+
+    Returns
+    -------
+    ``run/detector-<version>``.
+
+    Raises
+    ------
+    InputRefused
+        When the run holds no weights yet.
+    """
+    weights = run / "best.weights.h5"
+    if not weights.exists():
+        raise InputRefused(f"{run} holds no {weights.name}: train first")
+    settings = load_settings(run / "settings.toml")
+    model = build_detector(settings.detector)
+    model.load_weights(weights)
+    network = to_openvino(model)
+    engine = Engine(network)
+    volumes = implants_of(data, cache, settings, "validation")
+    marks = _search(engine, volumes, settings)
+    calibration = calibrate(volumes, marks)
+    validation = _measure(run / "validation", volumes, marks, calibration)
+    test_volumes = implants_of(data, cache, settings, "test")
+    test = _measure(run / "test", test_volumes, _search(engine, test_volumes, settings), calibration)
+    threshold = default_threshold(volumes, marks, calibration)
+    card = write_card((version, settings), read_history(run), (validation, test), (calibration, threshold))
+
+    def fill(folder: Path) -> None:
+        ov.save_model(network, folder / "model.xml", compress_to_fp16=False)
+        model.save_weights(folder / "detector.weights.h5")
+        (folder / "card.md").write_text(card, encoding="utf-8")
+
+    content = {"settings": settings, "calibration": calibration, "threshold": threshold}
+    path = run / f"detector-{version}"
+    write_bundle(path, ("detector", version), content, fill)
+    return path
+
+
+def _search(engine: Engine, volumes: Sequence[KnownVolume], settings: Settings) -> tuple[Marks, ...]:
+    return tuple(find_marks(engine, v.hu, v.lungs, settings.preprocess, settings.detect) for v in volumes)
+
+
+def calibrate(volumes: Sequence[KnownVolume], marks: Sequence[Marks]) -> Calibration:
+    """Platt scaling (Platt 1999) of the logits, with nodules weighted down to `NODULES_PER_SCAN`."""
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+
+    matched = match(volumes, marks)
+    hits = matched.best[np.isfinite(matched.best)]
+    logits = np.concatenate([hits, matched.false_positives])
+    labels = np.concatenate([np.ones(len(hits)), np.zeros(len(matched.false_positives))])
+    if len(hits) == 0 or len(matched.false_positives) == 0:
+        return Calibration()
+    rarity = min(1.0, NODULES_PER_SCAN * matched.scans / len(matched.best))
+    fit = LogisticRegression(C=1e3).fit(logits[:, None], labels, np.where(labels > 0, rarity, 1.0))
+    return Calibration(float(fit.coef_[0, 0]), float(fit.intercept_[0]))
+
+
+def default_threshold(volumes: Sequence[KnownVolume], marks: Sequence[Marks], calibration: Calibration) -> float:
+    """The probability above which there is one false positive per validation scan."""
+    matched = match(volumes, marks)
+    scores = np.sort(matched.false_positives)[::-1]
+    allowed = int(_THRESHOLD_RATE * matched.scans)
+    logit = float(scores[allowed]) if allowed < len(scores) else -4.0
+    return round(calibration.probability(logit) + 1e-4, 4)
+
+
+def _measure(out: Path, volumes: Sequence[KnownVolume], marks: Sequence[Marks], calibration: Calibration) -> Measured:
+    """Write the tables of one side and evaluate them by LUNA16's rules."""
+    rows: dict[str, list[list[Any]]] = {"predictions": [], "annotations": [], "excluded": []}
+    for volume, found in zip(volumes, marks, strict=True):
+        for place, score in zip(volume.geometry.to_world(found.centre_zyx), found.score, strict=True):
+            rows["predictions"].append([volume.name, *_mm(place), f"{calibration.probability(float(score)):.6f}"])
+        for lesion in volume.lesions:
+            place = volume.geometry.to_world(lesion.centre_zyx)
+            table = rows["annotations" if lesion.counts else "excluded"]
+            table.append([volume.name, *_mm(place), f"{lesion.diameter_mm:.3f}"])
+    columns = ["seriesuid", "coordX", "coordY", "coordZ"]
+    files = {
+        f"{name}.csv": _csv([*columns, "probability" if name == "predictions" else "diameter_mm"], table)
+        for name, table in rows.items()
+    }
+    files["seriesuids.csv"] = _csv(["seriesuid"], [[v.name] for v in volumes])
+    replace_files(out, files)
+    predictions, annotations, excluded, series = (
+        out / f"{n}.csv" for n in ("predictions", "annotations", "excluded", "seriesuids")
+    )
+    metrics = run_detections(predictions, annotations, excluded, series, out, FrocSettings())
+    return Measured(tuple(volumes), tuple(marks), metrics)
+
+
+def _mm(place: NDArray[np.float64]) -> list[str]:
+    return [f"{v:.3f}" for v in place]
+
+
+def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def write_card(
+    about: tuple[str, Settings],
+    history: Sequence[dict[str, str]],
+    measured: tuple[Measured, Measured],
+    decision: tuple[Calibration, float],
+) -> str:
+    """The model card, every figure computed."""
+    version, settings = about
+    validation, test = measured
+    calibration, threshold = decision
+    best = max(history, key=lambda r: float(r["cpm"]), default={"epoch": "?"})
+    lines = [
+        f"# detector {version}",
+        "",
+        NOT_A_MEDICAL_DEVICE,
+        "",
+        "A fully convolutional 3D network that marks lung nodules of 3 mm and more on chest CT.",
+        "",
+        "## Data",
+        "",
+        "Public data of The Cancer Imaging Archive: nodule stacks with readers' outlines of LIDC-IDRI (CC BY 3.0) and "
+        "chest CTs of LIDC-IDRI, QIN LUNG CT, NSCLC-Radiogenomics, RIDER (CC BY 3.0), CPTAC, LCTSC, CMB-CRC, "
+        "Lung-PET-CT-Dx (CC BY 4.0). RICORD-1A (CC BY-NC 4.0) is used to evaluate only. "
+        "Training crops are pieces of whole scans, mostly with real nodules of other patients set into them.",
+        "",
+        "## Protocol",
+        "",
+        f"Split by patient: nodules by a hash of the patient id into {settings.split.folds} parts (part "
+        f"{settings.split.validation_fold} validation, {settings.split.test_fold} test, the others training); scans by "
+        "name. Validation chose the epoch, the calibration and the threshold; test was measured once. "
+        f"Kept: epoch {best['epoch']} of {len(history)}.",
+        "",
+        "**Mostly implants.** Most of the nodules below are real nodules implanted into real scans; the scans are few, "
+        "so false positive rates and the intervals (bootstrap by scan) rest on few patients.",
+        "",
+    ]
+    for title, side in (("Validation", validation), ("Test", test)):
+        lines += _side_lines(title, side)
+    lines += [
+        "## Probability",
+        "",
+        f"Platt scaling on validation (slope {calibration.slope:.3f}, intercept {calibration.intercept:.3f}) at "
+        f"{NODULES_PER_SCAN:.2f} nodules per scan, LUNA16's mean. Default threshold {threshold:.3f}: "
+        f"{_THRESHOLD_RATE:g} false positive per validation scan.",
+        "",
+        "## What it cannot do",
+        "",
+        "- It does not tell benign from malignant.",
+        "- Nodules below 3 mm, calcified granulomas and findings in collapsed lung or effusion were not its subject.",
+        "- Ground-glass nodules are rare in its training data; thick slices (5 mm) blur small nodules away.",
+        "- It has seen few scanners as whole scans; expect more false positives on unlike ones.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _side_lines(title: str, side: Measured) -> list[str]:
+    """One side's figures as Markdown."""
+    metrics, matched = side.metrics, match(side.volumes, side.marks)
+    scans = sorted({v.name.partition("+")[0] for v in side.volumes})
+    cpm = metrics["cpm"]["interpolated"]
+    low_high = f" (95 % interval {cpm['low']:.3f} to {cpm['high']:.3f})" if cpm["low"] is not None else ""
+    froc = metrics["froc"]
+    lines = [
+        f"## {title}",
+        "",
+        f"{len(side.volumes)} volumes of {len(scans)} scans ({', '.join(scans)}), {len(matched.best)} nodules.",
+        f"CPM {cpm['value']:.3f}{low_high}.",
+        "",
+        "| false positives per scan | " + " | ".join(f"{r:g}" for r in RATES) + " |",
+        "|---|" + "---|" * len(RATES),
+        "| sensitivity | " + " | ".join(_figure(v) for v in froc["sensitivity"]) + " |",
+        "",
+        "| nodules | n | sensitivity at 1 | at 4 |",
+        "|---|---|---|---|",
+    ]
+    for name, group in _groups(side):
+        lines.append(f"| {name} | {len(group)} | {_share(matched, group, 1.0)} | {_share(matched, group, 4.0)} |")
+    return [*lines, ""]
+
+
+def _groups(side: Measured) -> list[tuple[str, NDArray[np.intp]]]:
+    """Indices into the counted lesions, by size and by type."""
+    counted = [(k, t) for v in side.volumes for k, t in zip(v.lesions, v.types, strict=True) if k.counts]
+    size = np.array([k.diameter_mm for k, _ in counted])
+    kind = np.array([t for _, t in counted])
+    groups = [(f"{a}–{b} mm", np.flatnonzero((size >= a) & (size < b))) for a, b in ((3, 4), (4, 6), (6, 8), (8, 100))]
+    groups += [(t, np.flatnonzero(kind == t)) for t in ("solid", "part-solid", "ground-glass", "real")]
+    return [(name, index) for name, index in groups if len(index)]
+
+
+def _share(matched: Any, group: NDArray[np.intp], rate: float) -> str:
+    threshold = matched.threshold(rate)
+    return _figure(float((matched.best[group] > threshold).mean()))
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
