@@ -191,6 +191,7 @@ def train_detector(
     out: Out,
     cache: Annotated[Path, typer.Option("--cache", help="Where prepared scans are kept.")],
     settings: SettingsFile = None,
+    start: Annotated[Path | None, typer.Option("--start", help="Weights to begin with, for fine-tuning.")] = None,
     version: Annotated[str, typer.Option("--version", help="Version of the bundle.")] = "0.0",
 ) -> None:
     """Train a detector, calibrate it on the validation scans, write it as a bundle with its card."""
@@ -202,9 +203,22 @@ def train_detector(
     from noduscope.train import train_detector as fit
 
     chosen = load_settings(settings)
-    fit(folder, out, cache, chosen)
+    fit(folder, out, cache, chosen, start)
     path = finish_detector(out, folder, cache, version)
     typer.echo(f"bundle: {path}")
+
+
+@train.command("hard-negatives")
+def train_hard_negatives(
+    run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
+    folder: Annotated[Path, typer.Option("--data", help="Folder with scans/ and lidc_nodules/.")],
+    cache: Annotated[Path, typer.Option("--cache", help="Where prepared scans are kept; the list goes there.")],
+) -> None:
+    """List where a trained detector is wrong in the training scans; the next run samples these places more."""
+    _need_keras()
+    from noduscope.mining import mine_hard_negatives
+
+    typer.echo(f"hard negatives: {mine_hard_negatives(run, folder, cache)}")
 
 
 @models.command("list")

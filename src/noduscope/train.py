@@ -56,6 +56,24 @@ class TrainResult:
     steps: int
 
 
+def training_hosts(data: Path, cache: Path, settings: Settings) -> list[HostScan]:
+    """The scans that are for training: all that the split does not name.
+
+    Raises
+    ------
+    InputRefused
+        When there is none.
+    """
+    scans, split = data / "scans", settings.split
+    if not scans.is_dir():
+        raise InputRefused(f"{data} holds no scans/ folder")
+    held_out = {*split.validation_scans, *split.test_scans}
+    names = sorted(p.name for p in scans.iterdir() if p.is_dir() and p.name not in {"lungs", *held_out})
+    if not names:
+        raise InputRefused(f"{scans} holds no scan for training")
+    return load_hosts(scans, names, cache, settings)
+
+
 def detector_data(data: Path, cache: Path, settings: Settings) -> DetectorData:
     """Read stacks and scans and split them by patient.
 
@@ -64,20 +82,14 @@ def detector_data(data: Path, cache: Path, settings: Settings) -> DetectorData:
     data : folder with ``scans/`` (see `data.hosts`) and ``lidc_nodules/`` (see `data.crops`).
     """
     split = settings.split
-    scans = data / "scans"
-    known = {*split.validation_scans, *split.test_scans}
-    names = sorted(p.name for p in scans.iterdir() if p.is_dir() and p.name != "lungs")
-    training = [n for n in names if n not in known]
-    if not training:
-        raise InputRefused(f"{scans} holds no scan for training")
+    hosts = training_hosts(data, cache, settings)
     stacks = usable_stacks(data, settings)
     fold = {s.patient_id: patient_fold(s.patient_id, split.folds) for s in stacks}
-    held_out = (split.validation_fold, split.test_fold)
-    for_training = [s for s in stacks if fold[s.patient_id] not in held_out]
-    others = {p for p, f in fold.items() if f in held_out}
-    require_disjoint((s.patient_id for s in for_training), {*others, *known}, "nodules")
-    require_disjoint(training, known, "scans")
-    hosts = load_hosts(scans, training, cache, settings)
+    held_out = {p for p, f in fold.items() if f in (split.validation_fold, split.test_fold)}
+    held_out |= {*split.validation_scans, *split.test_scans}
+    for_training = [s for s in stacks if s.patient_id not in held_out]
+    require_disjoint((s.patient_id for s in for_training), held_out, "nodules")
+    require_disjoint((h.name for h in hosts), held_out, "scans")
     patches = _patches(for_training, settings.preprocess.spacing_mm)
     source = CropSource(hosts, patches, for_training, load_hard_negatives(cache, hosts))
     return DetectorData(source, implants_of(data, cache, settings, "validation"))
@@ -220,8 +232,14 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
             log.info("step %d: loss %.4f, %.2f s/step", batch + 1, (logs or {}).get("loss", float("nan")), pace)
 
 
-def train_detector(data: Path, out: Path, cache: Path, settings: Settings) -> TrainResult:
+def train_detector(data: Path, out: Path, cache: Path, settings: Settings, start: Path | None = None) -> TrainResult:
     """Train a detector and keep the epoch that is best on the validation volumes.
+
+    Parameters
+    ----------
+    data : see `detector_data`.
+    out : the run folder.
+    start : weights to begin with, for fine-tuning (a run's ``best.weights.h5`` or a bundle's).
 
     Raises
     ------
@@ -239,6 +257,8 @@ def train_detector(data: Path, out: Path, cache: Path, settings: Settings) -> Tr
     train = settings.train_detector
     keras.utils.set_random_seed(train.seed)
     model = build_detector(settings.detector)
+    if start is not None:
+        model.load_weights(start)
     model.compile(_optimizer(settings), loss=detector_loss, jit_compile=False)
     epochs = -(-train.steps // train.validate_every)
     batches = DetectorBatches(CropMaker(split.train, settings), train.validate_every, train.batch_size, train.seed)
