@@ -46,6 +46,12 @@ def write(tmp_path: Path) -> Write:
     return _write
 
 
+@pytest.fixture
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip the drawing, which takes longer than all the rest, where the picture is not what is looked at."""
+    monkeypatch.setattr(detection_files, "draw_froc", lambda _, path: path.write_bytes(b"picture"))
+
+
 def case(
     write: Write, marks: str = "a,0,0,0,0.9\na,50,0,0,0.8\nb,50,0,0,0.7\n", **files: str
 ) -> dict[str, Path | None]:
@@ -162,6 +168,7 @@ def test_all_files_are_there_and_nothing_else(write: Write, tmp_path: Path) -> N
     assert set(metrics["cpm"]) == {"interpolated", "nearest"}
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_nodules_list_the_misses_first_and_where_each_was_found(write: Write, tmp_path: Path) -> None:
     run(case(write, "a,0,0,0,0.6\na,50,0,0,0.8\nb,50,0,0,0.7\n"), tmp_path / "out")
     missed, found = rows_of(tmp_path / "out" / "nodules.csv")
@@ -171,6 +178,7 @@ def test_nodules_list_the_misses_first_and_where_each_was_found(write: Write, tm
     assert (found["probability"], found["mark_coordX"], found["distance_mm"]) == ("0.6", "0.0", "1.0")
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_false_positives_list_the_worst_first(write: Write, tmp_path: Path) -> None:
     run(case(write), tmp_path / "out")
     first, second = rows_of(tmp_path / "out" / "false_positives.csv")
@@ -178,6 +186,7 @@ def test_false_positives_list_the_worst_first(write: Write, tmp_path: Path) -> N
     assert (first["nearest_nodule_mm"], second["seriesuid"], second["fps_per_scan"]) == ("49.0", "b", "1.0")
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_scans_say_what_became_of_their_marks(write: Write, tmp_path: Path) -> None:
     marks = "a,0,0,0,0.9\na,2,0,0,0.8\na,50,0,0,0.7\na,70,0,0,0.6\na,90,0,0,0.1\n"
     files = case(write, marks, excluded=FINDINGS + "a,70,0,0,6\n")
@@ -187,6 +196,7 @@ def test_scans_say_what_became_of_their_marks(write: Write, tmp_path: Path) -> N
     assert list(b.values()) == ["b", "1", "0", "1", "0", "0", "0", "0", "0", ""]
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_the_curve_and_its_band_as_csv(write: Write, tmp_path: Path) -> None:
     run(case(write), tmp_path / "out")
     curve = rows_of(tmp_path / "out" / "froc.csv")
@@ -199,14 +209,16 @@ def test_the_curve_and_its_band_as_csv(write: Write, tmp_path: Path) -> None:
     assert all(0 <= float(r["low"]) <= float(r["sensitivity"]) <= float(r["high"]) <= 1 for r in band)
 
 
-def test_the_picture_is_a_picture(write: Write, tmp_path: Path) -> None:
-    run(case(write), tmp_path / "out")
+@pytest.mark.parametrize(("marks", "replicates"), [("a,0,0,0,0.9\na,50,0,0,0.8\n", 50), ("", 0)])
+def test_the_picture_is_a_picture(write: Write, tmp_path: Path, marks: str, replicates: int) -> None:
+    run(case(write, marks), tmp_path / "out", FrocSettings(replicates=replicates))
     picture = cv2.imread(str(tmp_path / "out" / "froc.png"))
     assert picture is not None
     assert min(picture.shape[:2]) > 400
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
 
 
+@pytest.mark.usefixtures("no_picture")
 @pytest.mark.parametrize("nodules", ["", "a,1,0,0,6\n"])
 @pytest.mark.parametrize("marks", ["", "a,0,0,0,0.9\n"])
 def test_corners_write_all_files_too(write: Write, tmp_path: Path, marks: str, nodules: str) -> None:
@@ -237,6 +249,7 @@ def test_a_folder_that_is_a_file_is_refused(write: Write) -> None:
         run(case(write), write("taken", "text"))
 
 
+@pytest.mark.usefixtures("no_picture")
 def test_a_failure_while_writing_leaves_the_old_file_whole(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from noduscope.evaluate.froc import GRID_RATES, RATES, FrocSettings
 from noduscope.evaluate.matching import Findings, Marks, MarkState
 
 FINE = np.geomspace(0.05, 12, 60)
-QUICK = FrocSettings(replicates=25, seed=4, max_marks=6)
+QUICK = FrocSettings(replicates=10, seed=4, max_marks=6)
 SCANS = ("a", "b", "c", "d")
 
 place = st.tuples(*[st.integers(0, 9).map(float)] * 3)
@@ -54,7 +54,7 @@ def without(marks: Marks, row: int) -> Marks:
     return Marks(tuple(marks.series[i] for i in kept), marks.position_xyz_mm[kept], marks.probability[kept])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(worlds(), st.integers(0, 1000))
 def test_removing_a_false_positive_never_lowers_any_point(world: DetectionTables, pick: int) -> None:
     # without the limit: under it, taking one mark away may let another false positive in
