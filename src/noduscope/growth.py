@@ -1,0 +1,442 @@
+"""Nodules of two scans of one patient: which is which, what changed, and whether the change can be measured.
+
+Sizes come with 95 % intervals, and so does every change: the intervals of both scans are joined on a
+logarithmic scale, and never taken narrower than what repeat scans of unchanged nodules show. A change
+inside that is called stable. This is cautious: part of each interval (how readers differ about an outline)
+is the same in both scans and would cancel. The growth rules of the guidelines are stated beside it as
+facts about the measured values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from noduscope.errors import InputRefused
+from noduscope.findings import Diameter, Interval, Nodule, NoduleMask, ScanResult
+from noduscope.measure import measure_nodule
+from noduscope.registration import Registration
+from noduscope.scan import Scan, ScanWarning, Triple
+from noduscope.settings import GrowthSettings
+
+Status: TypeAlias = Literal["grown", "new", "unmarked", "unmeasured", "smaller", "stable", "gone", "outside"]
+STATUSES: tuple[Status, ...] = ("grown", "new", "unmarked", "unmeasured", "smaller", "stable", "gone", "outside")
+"""In the order in which a reader wants to see them. ``unmarked``: marked in one scan, and something that the detector
+did not mark is at its place in the other. ``outside``: its place in the other scan was not scanned."""
+
+LUNG_RADS_MM, LUNG_RADS_DAYS = 1.5, 366
+FLEISCHNER_MM, BTS_PERCENT = 2.0, 25.0
+_THICK_MM = 2.5
+_UNKNOWN_HINT_MM = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A nodule as one of the two scans shows it.
+
+    Parameters
+    ----------
+    nodule_id, probability : of the finding; None where the detector did not mark it.
+    mask : on the scan's own grid, or None.
+    """
+
+    position_xyz_mm: Triple
+    diameter_mm: Diameter | None
+    volume_mm3: Interval | None
+    mask: NoduleMask | None = None
+    nodule_id: int | None = None
+    probability: float | None = None
+    side: str | None = None
+
+    @classmethod
+    def of(cls, nodule: Nodule) -> Sighting:
+        """A finding."""
+        return cls(
+            nodule.position_xyz_mm,
+            nodule.diameter_mm,
+            nodule.volume_mm3,
+            nodule.mask,
+            nodule.id,
+            nodule.probability,
+            nodule.side,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of size with its 95 % interval, in the size's own unit and in per cent of the prior's."""
+
+    absolute: Interval
+    percent: Interval
+
+    @property
+    def measurable(self) -> bool:
+        """Whether no change at all lies outside the interval."""
+        return self.absolute.low > 0 or self.absolute.high < 0
+
+
+@dataclass(frozen=True, slots=True)
+class DoublingTime:
+    """Days in which a volume doubles, and the 95 % interval.
+
+    Parameters
+    ----------
+    days : None where the change is inside the measurement error.
+    low : the shortest that fits the measurements; None where it does not grow at all.
+    high : the longest; None where there is no bound (no growth fits, too).
+    """
+
+    days: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthRule:
+    """What a guideline's growth rule says of the measured values.
+
+    Parameters
+    ----------
+    key : ``lung_rads_2022``, ``bts_2015`` or ``fleischner_2017``.
+    met : None where the rule cannot be applied.
+    certain : the whole 95 % interval lies on one side of the threshold.
+    threshold : the rule in words.
+    """
+
+    key: str
+    met: bool | None
+    certain: bool
+    threshold: str
+
+
+@dataclass(frozen=True, slots=True)
+class FollowUp:
+    """One nodule over both scans.
+
+    Parameters
+    ----------
+    id : its row, from 1.
+    prior, current : as each scan shows it; None where nothing is there.
+    prior_place_xyz_mm, current_place_xyz_mm : where to look in each scan: its own place, else the mapped one.
+    distance_mm : between the mapped prior place and the current one; None unless both show it.
+    """
+
+    id: int
+    status: Status
+    prior: Sighting | None
+    current: Sighting | None
+    prior_place_xyz_mm: Triple
+    current_place_xyz_mm: Triple
+    distance_mm: float | None = None
+    volume: Change | None = None
+    diameter: Change | None = None
+    doubling: DoublingTime | None = None
+    rules: tuple[GrowthRule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """Two scans of one patient and what became of each nodule.
+
+    Parameters
+    ----------
+    interval_days : between the scans; None where it is not known.
+    rows : sorted by `STATUSES`, the most probable first among equals.
+    """
+
+    prior: ScanResult
+    current: ScanResult
+    registration: Registration
+    interval_days: int | None
+    rows: tuple[FollowUp, ...]
+    warnings: tuple[ScanWarning, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Indices of two nodules that are one, and how far apart they are after mapping, mm."""
+
+    prior: int
+    current: int
+    distance_mm: float
+
+
+def match_nodules(
+    prior: Sequence[Nodule], current: Sequence[Nodule], registration: Registration, settings: GrowthSettings
+) -> tuple[Pair, ...]:
+    """Pair the nodules of two scans, each with at most one.
+
+    The sum of squared distances is the least possible (Hungarian method), each in units of the pair's
+    gate; to leave two apart costs as much as a pair at the edge of its gate.
+    """
+    if not prior or not current:
+        return ()
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415  (a third of a second to import)
+
+    mapped = registration.map([n.position_xyz_mm for n in prior])
+    places = np.array([n.position_xyz_mm for n in current])
+    distance = np.linalg.norm(mapped[:, None] - places[None], axis=2)
+    radii = [np.array([_hint(n.diameter_mm) / 2 for n in side]) for side in (prior, current)]
+    gate = _gate(registration, settings) + np.maximum(radii[0][:, None], radii[1][None])
+    rows, columns = linear_sum_assignment(np.minimum((distance / gate) ** 2, 1.0))
+    found = zip(rows.tolist(), columns.tolist(), strict=True)
+    return tuple(Pair(i, j, float(distance[i, j])) for i, j in found if distance[i, j] < gate[i, j])
+
+
+def change(prior: Interval, current: Interval, least_relative_error: float) -> Change:
+    """The change between two sizes, with the joint interval.
+
+    Parameters
+    ----------
+    least_relative_error : the interval is at least this wide: a factor of one plus this, both ways.
+
+    Raises
+    ------
+    InputRefused
+        For a size that is not positive.
+
+    Examples
+    --------
+    >>> made = change(Interval(100, 100, 100), Interval(200, 200, 200), 0.25)
+    >>> [round(v) for v in (made.percent.value, made.percent.low, made.percent.high)]
+    [100, 60, 150]
+    """
+    ratio = _log_ratio(prior, current, least_relative_error)
+    value, low, high = (math.expm1(r) for r in (ratio.value, ratio.low, ratio.high))
+    size = prior.value
+    return Change(Interval(size * value, size * low, size * high), Interval(100 * value, 100 * low, 100 * high))
+
+
+def doubling_time(
+    prior: Interval, current: Interval, interval_days: float, least_relative_error: float
+) -> DoublingTime:
+    """Volume doubling time, ``days * ln 2 / ln(V2 / V1)`` (exponential growth: Schwartz, Cancer 1961;14:1272).
+
+    Raises
+    ------
+    InputRefused
+        For a volume or an interval that is not positive.
+
+    Examples
+    --------
+    A volume that doubles in 100 days, told to a factor of 1.25:
+
+    >>> time = doubling_time(Interval(100, 100, 100), Interval(200, 200, 200), 100, 0.25)
+    >>> round(time.days), round(time.low), round(time.high)
+    (100, 76, 147)
+    """
+    if not interval_days > 0:
+        raise InputRefused(f"a doubling time needs the days between two scans; got {interval_days}")
+    ratio = _log_ratio(prior, current, least_relative_error)
+    days, low, high = (interval_days * math.log(2) / r if r > 0 else None for r in (ratio.value, ratio.high, ratio.low))
+    return DoublingTime(days if high is not None else None, low, high)
+
+
+def growth_rules(diameter: Change | None, volume: Change | None, interval_days: int | None) -> tuple[GrowthRule, ...]:
+    """The growth rules of three guidelines, on the measured values; what was not measured has no rule.
+
+    Sources: Lung-RADS v2022 (ACR): mean diameter up by more than 1.5 mm within 12 months. BTS 2015 (Callister
+    et al., Thorax 70 Suppl 2): volume up by at least 25 %. Fleischner 2017 (MacMahon et al., Radiology 284:228;
+    Bankier et al., Radiology 285:584): diameter up by at least 2 mm.
+    """
+    rules = []
+    if diameter is not None:
+        # as reported: diameters to 0.1 mm
+        d = diameter.absolute
+        grown, low, high = (round(v, 1) for v in (d.value, d.low, d.high))
+        within = interval_days is not None and interval_days <= LUNG_RADS_DAYS
+        sure = low > LUNG_RADS_MM or high <= LUNG_RADS_MM
+        text = "mean diameter up by more than 1.5 mm within 12 months"
+        rules.append(GrowthRule("lung_rads_2022", grown > LUNG_RADS_MM if within else None, within and sure, text))
+        sure = low >= FLEISCHNER_MM or high < FLEISCHNER_MM
+        text = "mean diameter up by at least 2 mm"
+        rules.append(GrowthRule("fleischner_2017", grown >= FLEISCHNER_MM, sure, text))
+    if volume is not None:
+        p = volume.percent
+        sure = p.low >= BTS_PERCENT or p.high < BTS_PERCENT
+        rules.append(GrowthRule("bts_2015", p.value >= BTS_PERCENT, sure, "volume up by at least 25 %"))
+    return tuple(rules)
+
+
+def compare(
+    prior: ScanResult,
+    current: ScanResult,
+    registration: Registration,
+    interval_days: int | None,
+    settings: GrowthSettings,
+) -> Comparison:
+    """What became of each nodule.
+
+    A nodule that only one scan marks is looked for at its mapped place in the other.
+
+    Parameters
+    ----------
+    interval_days : from the prior to the current scan, 0 or more; None where it is not known: no doubling times.
+
+    Raises
+    ------
+    InputRefused
+        For a negative interval.
+    """
+    if interval_days is not None and interval_days < 0:
+        raise InputRefused(f"the current scan is {-interval_days} days older than the prior one: swap them")
+    pairs = match_nodules(prior.nodules, current.nodules, registration, settings)
+    joint = _Joint(_Side.of(prior), _Side.of(current), registration, interval_days, settings)
+    rows = [joint.paired(prior.nodules[p.prior], current.nodules[p.current], p.distance_mm) for p in pairs]
+    matched = ({p.prior for p in pairs}, {p.current for p in pairs})
+    rows += [joint.only_prior(n) for i, n in enumerate(prior.nodules) if i not in matched[0]]
+    rows += [joint.only_current(n) for i, n in enumerate(current.nodules) if i not in matched[1]]
+    rows.sort(key=lambda row: (STATUSES.index(row.status), -_probability(row)))
+    numbered = tuple(replace(row, id=k) for k, row in enumerate(rows, start=1))
+    warnings = (*registration.warnings, *_warnings(prior, current, interval_days))
+    return Comparison(prior, current, registration, interval_days, numbered, warnings)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Side:
+    """A result with what measuring needs: canonical scan and labels."""
+
+    scan: Scan
+    canonical: Scan
+    lungs: NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, result: ScanResult) -> _Side:
+        canonical = result.scan.canonical()
+        if canonical is result.scan:
+            return cls(result.scan, canonical, result.lungs)
+        labels = Scan(result.lungs.astype(np.int16), result.scan.geometry, result.scan.source).canonical()
+        return cls(result.scan, canonical, labels.hu.astype(np.uint8))
+
+    def look(self, place_xyz_mm: Triple, hint_mm: float, settings: GrowthSettings) -> Sighting | None:
+        """What can be outlined at a place; None where there is nothing of a nodule's size."""
+        measured = measure_nodule(self.canonical, place_xyz_mm, hint_mm, self.lungs)
+        if measured is None or measured.diameter_mm.mean < settings.least_seen_mm:
+            return None
+        start = [b.start for b in measured.mask.box]
+        centre = self.canonical.geometry.to_world(np.argwhere(measured.mask.mask).mean(axis=0) + start)
+        reach = settings.gate_mm + measured.diameter_mm.mean / 2
+        if float(np.linalg.norm(centre - place_xyz_mm)) > reach:
+            return None
+        mask = NoduleMask(*self.scan.from_canonical(measured.mask.box, measured.mask.mask))
+        return Sighting(_triple(centre), measured.diameter_mm, measured.volume_mm3, mask)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Joint:
+    """Both sides and how they lie to each other."""
+
+    prior: _Side
+    current: _Side
+    registration: Registration
+    interval_days: int | None
+    settings: GrowthSettings
+
+    def paired(self, prior: Nodule, current: Nodule, distance_mm: float) -> FollowUp:
+        """A nodule that both scans mark."""
+        return self._both(Sighting.of(prior), Sighting.of(current), distance_mm)
+
+    def only_prior(self, nodule: Nodule) -> FollowUp:
+        """A nodule that the current scan does not mark."""
+        own, place = Sighting.of(nodule), _triple(self.registration.map(nodule.position_xyz_mm))
+        if not self.current.scan.geometry.contains(place):
+            return FollowUp(0, "outside", own, None, own.position_xyz_mm, place)
+        seen = self.current.look(place, _hint(nodule.diameter_mm), self.settings)
+        if seen is None:
+            return FollowUp(0, "gone", own, None, own.position_xyz_mm, place)
+        return self._both(own, seen, float(np.linalg.norm(np.subtract(seen.position_xyz_mm, place))))
+
+    def only_current(self, nodule: Nodule) -> FollowUp:
+        """A nodule that the prior scan does not mark."""
+        own, place = Sighting.of(nodule), _triple(self.registration.inverse(nodule.position_xyz_mm))
+        if not self.prior.scan.geometry.contains(place):
+            return FollowUp(0, "outside", None, own, place, own.position_xyz_mm)
+        seen = self.prior.look(place, _hint(nodule.diameter_mm), self.settings)
+        if seen is None:
+            return FollowUp(0, "new", None, own, place, own.position_xyz_mm)
+        mapped = self.registration.map(seen.position_xyz_mm)
+        return self._both(seen, own, float(np.linalg.norm(mapped - own.position_xyz_mm)))
+
+    def _both(self, prior: Sighting, current: Sighting, distance_mm: float) -> FollowUp:
+        error = self.settings.repeatability
+        volume = diameter = doubling = None
+        if prior.volume_mm3 and current.volume_mm3:
+            volume = change(prior.volume_mm3, current.volume_mm3, error)
+            if self.interval_days:
+                doubling = doubling_time(prior.volume_mm3, current.volume_mm3, self.interval_days, error)
+        if prior.diameter_mm and current.diameter_mm:
+            sizes = [Interval(d.mean, d.low, d.high) for d in (prior.diameter_mm, current.diameter_mm)]
+            diameter = change(sizes[0], sizes[1], (1 + error) ** (1 / 3) - 1)
+        rules = growth_rules(diameter, volume, self.interval_days)
+        marked = prior.nodule_id is not None and current.nodule_id is not None
+        status = _status(volume or diameter) if marked else "unmarked"
+        places = (prior.position_xyz_mm, current.position_xyz_mm)
+        return FollowUp(0, status, prior, current, *places, distance_mm, volume, diameter, doubling, rules)
+
+
+def _status(seen: Change | None) -> Status:
+    """Grown, smaller or stable by whether the interval holds no change."""
+    if seen is None:
+        return "unmeasured"
+    if not seen.measurable:
+        return "stable"
+    return "grown" if seen.absolute.value > 0 else "smaller"
+
+
+def _log_ratio(prior: Interval, current: Interval, least_relative_error: float) -> Interval:
+    """ln(current / prior): the errors of both are taken as independent, lower and upper apart."""
+    if not (min(prior.low, current.low) > 0 and prior.value > 0 and current.value > 0):
+        raise InputRefused(f"a change needs two positive sizes; got {prior} and {current}")
+    least = math.log1p(least_relative_error)
+    value = math.log(current.value / prior.value)
+    below = math.hypot(math.log(current.value / current.low), math.log(prior.high / prior.value))
+    above = math.hypot(math.log(current.high / current.value), math.log(prior.value / prior.low))
+    return Interval(value, value - max(below, least), value + max(above, least))
+
+
+def _warnings(prior: ScanResult, current: ScanResult, interval_days: int | None) -> tuple[ScanWarning, ...]:
+    """What makes a change of size doubtful."""
+    found = []
+    scans = (prior.scan, current.scan)
+    if not interval_days:
+        text = "The time between the scans is not known: no doubling time, and no rule that speaks of months."
+        found.append(ScanWarning("interval-unknown", text))
+    if scans[0].source.series_uid == scans[1].source.series_uid:
+        found.append(ScanWarning("same-series", "Both sides are the same series."))
+    spacing = [max(s.geometry.spacing_xyz_mm) for s in scans]
+    if max(spacing) >= _THICK_MM:
+        text = f"Slices lie {max(spacing):.1f} mm apart: changes of 1 to 2 mm and their doubling times cannot be told."
+        found.append(ScanWarning("slices-thick", text))
+    if max(spacing) > 1.5 * min(spacing):
+        text = f"Slices lie {spacing[0]:.2f} mm apart before and {spacing[1]:.2f} mm now: sizes differ by that alone."
+        found.append(ScanWarning("slices-differ", text))
+    kernels = [dict(s.source.description).get("Kernel", "") for s in scans]
+    if all(kernels) and kernels[0] != kernels[1]:
+        text = f"Reconstruction kernels differ ({kernels[0]}, {kernels[1]}): sizes differ by that alone."
+        found.append(ScanWarning("kernels-differ", text))
+    if prior.models and current.models and prior.models != current.models:
+        found.append(ScanWarning("models-differ", "The two scans were searched by different models."))
+    return tuple(found)
+
+
+def _gate(registration: Registration, settings: GrowthSettings) -> float:
+    """How far a centre may lie beyond the radius: a poor registration widens it."""
+    return max(settings.gate_mm, registration.quality.residual_p95_mm)
+
+
+def _hint(diameter: Diameter | None) -> float:
+    return diameter.mean if diameter else _UNKNOWN_HINT_MM
+
+
+def _probability(row: FollowUp) -> float:
+    return max((s.probability or 0.0) for s in (row.prior, row.current) if s)
+
+
+def _triple(point: NDArray[np.float64]) -> Triple:
+    x, y, z = (float(v) for v in point)
+    return (x, y, z)
