@@ -1,0 +1,116 @@
+"""Tiles: every lung voxel is answered for, from a block that saw its surroundings and fits in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from noduscope.boxes import CHANNELS, HEAT, STRIDE
+from noduscope.model.engine import _NOTHING, heat_volume
+from noduscope.patches import ALIGN, keep_core, lung_tiles, read_tile
+from noduscope.settings import PreprocessSettings
+
+SHAPES = st.tuples(*(st.integers(9, 60) for _ in range(3)))
+
+
+@st.composite
+def lung_labels(draw: st.DrawFn) -> np.ndarray:
+    """Two boxes of lung anywhere in a small volume; they may meet or be absent."""
+    shape = draw(SHAPES)
+    lungs = np.zeros(shape, np.uint8)
+    for label in (1, 2):
+        low = [draw(st.integers(0, n - 1)) for n in shape]
+        high = [draw(st.integers(a, n)) for a, n in zip(low, shape, strict=True)]
+        lungs[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = label
+    return lungs
+
+
+def clipped(box: tuple[slice, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(slice(max(b.start, 0), min(b.stop, n)) for b, n in zip(box, shape, strict=True))
+
+
+@settings(max_examples=50)
+@given(lung_labels(), st.integers(4_000, 200_000))
+def test_every_lung_voxel_is_in_a_core(lungs, most):
+    seen = np.zeros(lungs.shape, bool)
+    for tile in lung_tiles(lungs, halo=8, most_voxels=most):
+        seen[clipped(tile.core, lungs.shape)] = True
+    assert seen[lungs > 0].all()
+
+
+@settings(max_examples=50)
+@given(lung_labels(), st.sampled_from([0, 8, 16]), st.integers(4_000, 200_000))
+def test_each_core_has_its_halo_and_fits_the_strides(lungs, halo, most):
+    for tile in lung_tiles(lungs, halo=halo, most_voxels=most):
+        for core, read in zip(tile.core, tile.read, strict=True):
+            assert (core.start - read.start, read.stop - core.stop) == (halo, halo)
+            assert core.start % ALIGN == core.stop % ALIGN == 0
+            assert core.stop > core.start
+
+
+@settings(max_examples=50)
+@given(lung_labels(), st.integers(30_000, 200_000))
+def test_no_block_is_larger_than_memory_allows(lungs, most):
+    # cores are cut down to two strides at worst, 32 voxels an edge with this halo: 32³ is above the smallest `most`
+    for tile in lung_tiles(lungs, halo=8, most_voxels=most):
+        edges = [b.stop - b.start for b in tile.read]
+        assert np.prod(edges) <= most or max(edges) <= 2 * ALIGN + 16
+
+
+def test_the_rim_is_covered_too():
+    lungs = np.zeros((40, 40, 40), np.uint8)
+    lungs[16:24, 16:24, 16:24] = 1
+    (tile,) = lung_tiles(lungs, halo=8, rim=4)
+    assert all(b.start <= 12 and b.stop >= 28 for b in tile.core)
+
+
+def test_no_lungs_no_tiles():
+    assert lung_tiles(np.zeros((8, 8, 8), np.uint8)) == []
+
+
+@settings(max_examples=30)
+@given(lung_labels())
+def test_reading_is_the_volume_where_there_is_one_and_air_outside(lungs):
+    volume = np.arange(lungs.size, dtype=np.int64).reshape(lungs.shape).astype(np.int16)
+    padded = np.pad(volume, 80, constant_values=-1000)
+    for tile in lung_tiles(lungs, halo=16):
+        expected = padded[tuple(slice(b.start + 80, b.stop + 80) for b in tile.read)]
+        assert np.array_equal(read_tile(volume, tile, -1000), expected)
+
+
+def averaging(batch: np.ndarray) -> list[np.ndarray]:
+    """A network whose cells hold the mean of their own voxels, in every channel."""
+    _, z, y, x, _ = batch.shape
+    cells = batch.reshape(1, z // STRIDE, STRIDE, y // STRIDE, STRIDE, x // STRIDE, STRIDE).mean(axis=(2, 4, 6))
+    return [np.repeat(cells[..., None], CHANNELS, axis=-1).astype(np.float32)]
+
+
+@pytest.mark.parametrize("shape", [(48, 56, 64), (45, 53, 62)])
+def test_stitched_tiles_are_the_whole_volume_at_once(shape):
+    rng = np.random.default_rng(3)
+    hu = rng.integers(-1000, 400, shape).astype(np.int16)
+    lungs = np.zeros(shape, np.uint8)
+    lungs[10:40, 12:44, 8:26], lungs[6:36, 14:40, 34:58] = 1, 2
+    settings_ = PreprocessSettings()
+    stitched = heat_volume(averaging, hu, lungs, settings_)
+    edges = [(0, -n % STRIDE) for n in shape]
+    whole = np.pad((hu + 1000.0) / 1400.0, edges)[None, ..., None]
+    (direct,) = averaging(whole.astype(np.float32))
+    looked = stitched[..., HEAT] > _NOTHING
+    assert looked[tuple(i // STRIDE for i in np.nonzero(lungs))].all()
+    assert np.allclose(stitched[looked], direct[0][looked], atol=1e-5)
+    assert np.all(stitched[~looked, HEAT] == _NOTHING)
+
+
+def test_where_cores_overlap_the_stronger_mark_stays():
+    lungs = np.zeros((16, 16, 16), np.uint8)
+    lungs[4:12, 4:12, 4:12] = 1
+    (tile,) = lung_tiles(lungs, halo=0)
+    held = np.zeros((4, 4, 4, CHANNELS), np.float32)
+    held[1, 1, 1] = (5.0, 1, 1, 1, 1)
+    fresh = np.full((4, 4, 4, CHANNELS), 2.0, np.float32)
+    keep_core(held, fresh, tile, STRIDE)
+    assert held[1, 1, 1].tolist() == [5.0, 1, 1, 1, 1]
+    assert held[2, 2, 2].tolist() == [2.0] * CHANNELS
