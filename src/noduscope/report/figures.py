@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from noduscope.findings import NOT_A_MEDICAL_DEVICE, Nodule, ScanResult
+from noduscope.findings import NOT_A_MEDICAL_DEVICE, Diameter, Nodule, ScanResult
 from noduscope.preprocess import clear_view, window
 from noduscope.report.views import AXIAL, PLANES, Anatomy, Frame, Polygon, View, lung_projections
+from noduscope.scan import Geometry
 from noduscope.settings import ViewSettings
 
 LUNG_WINDOW = (-600.0, 1500.0)
@@ -86,26 +87,47 @@ def projection_panels(anatomy: Anatomy, result: ScanResult) -> tuple[Panel, ...]
 
 def finding_panels(anatomy: Anatomy, nodule: Nodule, result: ScanResult) -> tuple[Panel, ...]:
     """Three planes through a finding, then the whole axial slice for context."""
-    centre = anatomy.index_of(nodule)
-    field = max(_CLOSE_UP_MM, 2.0 * nodule.diameter_mm.long) if nodule.diameter_mm else _CLOSE_UP_MM
+    drawn = nodule, result.scan.geometry
+    panels = close_ups(anatomy, anatomy.index_of(nodule), close_up_field_mm(nodule.diameter_mm), drawn)
+    return (*panels, _context_panel(anatomy, nodule))
+
+
+def close_up_field_mm(diameter: Diameter | None) -> float:
+    """Edge of the field that close-ups of a finding of this size show, mm."""
+    return max(_CLOSE_UP_MM, 2.0 * diameter.long) if diameter else _CLOSE_UP_MM
+
+
+def close_ups(
+    anatomy: Anatomy,
+    centre_zyx: tuple[float, float, float],
+    field_mm: float,
+    outlined: tuple[Nodule, Geometry] | None = None,
+) -> tuple[Panel, ...]:
+    """Three planes through a place.
+
+    Parameters
+    ----------
+    centre_zyx : canonical fractional index.
+    outlined : a nodule whose outline is drawn, and the geometry of the original scan, on whose grid it lies.
+    """
     panels = []
     for kind in PLANES:
-        view = anatomy.plane(kind, Frame.square(centre, field, _CLOSE_UP_PIXELS))
-        x, y = (float(v) for v in view.pixels_of(centre))
+        view = anatomy.plane(kind, Frame.square(centre_zyx, field_mm, _CLOSE_UP_PIXELS))
+        x, y = (float(v) for v in view.pixels_of(centre_zyx))
         panels.append(
             Panel(
                 name=kind.name,
                 grey=window(view.hu, *LUNG_WINDOW),
                 step_mm=view.frame.step_mm,
                 letters=kind.letters,
-                outlines=tuple(anatomy.outline(view, nodule, result.scan.geometry)),
+                outlines=tuple(anatomy.outline(view, *outlined)) if outlined else (),
                 spots=(),
                 scale_mm=10,
                 target=(x, y),
                 clear=_clear(anatomy, view),
             )
         )
-    return (*panels, _context_panel(anatomy, nodule))
+    return tuple(panels)
 
 
 def _context_panel(anatomy: Anatomy, nodule: Nodule) -> Panel:

@@ -15,7 +15,7 @@ import numpy as np
 
 from noduscope import __version__
 from noduscope.findings import NOT_A_MEDICAL_DEVICE, Candidate, Nodule, ScanResult
-from noduscope.scan import Triple
+from noduscope.scan import Scan, Triple
 from noduscope.settings import Settings, settings_to_dict
 
 LUNA16_COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "probability")
@@ -44,19 +44,19 @@ _MARKUPS_SCHEMA = (
 
 def findings_json(result: ScanResult) -> str:
     """``findings.json``, schema ``noduscope.findings/1``."""
-    return _json(result.to_dict())
+    return json_text(result.to_dict())
 
 
 def findings_csv(result: ScanResult) -> str:
     """The reported nodules, LUNA16's five columns first; what was not measured is an empty cell."""
     uid = result.scan.source.series_uid
-    return _csv(FINDING_COLUMNS, (_finding_row(uid, n) for n in result.nodules))
+    return csv_text(FINDING_COLUMNS, (_finding_row(uid, n) for n in result.nodules))
 
 
 def candidates_csv(result: ScanResult) -> str:
     """All the detector's marks in LUNA16's five columns: what a FROC curve is drawn from."""
     uid = result.scan.source.series_uid
-    return _csv(LUNA16_COLUMNS, (_luna_cells(uid, c) for c in result.candidates))
+    return csv_text(LUNA16_COLUMNS, (_luna_cells(uid, c) for c in result.candidates))
 
 
 def slicer_markups(result: ScanResult) -> str:
@@ -83,7 +83,7 @@ def slicer_markups(result: ScanResult) -> str:
         "lastUsedControlPointNumber": len(points),
         "controlPoints": points,
     }
-    return _json({"@schema": _MARKUPS_SCHEMA, "markups": [markup]})
+    return json_text({"@schema": _MARKUPS_SCHEMA, "markups": [markup]})
 
 
 def manifest_json(result: ScanResult, settings: Settings | None, files: Iterable[str]) -> str:
@@ -94,37 +94,46 @@ def manifest_json(result: ScanResult, settings: Settings | None, files: Iterable
     settings : the run's settings; None leaves them out.
     files : names of all files of the folder.
     """
-    scan = result.scan
     run: dict[str, Any] = {
         "schema": RUN_SCHEMA,
         "notice": NOT_A_MEDICAL_DEVICE,
         "noduscope": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "input": {
-            "series_uid": scan.source.series_uid,
-            "reader": scan.source.reader,
-            "shape_zyx": list(scan.geometry.shape_zyx),
-            "spacing_xyz_mm": [round(s, 6) for s in scan.geometry.spacing_xyz_mm],
-            "description": dict(scan.source.description),
-        },
+        "input": input_facts(result.scan),
         "threshold": round(result.threshold, 4),
         "findings": len(result.nodules),
         "candidates": len(result.candidates),
         "models": [{"name": m.name, "version": m.version, "sha256": m.sha256} for m in result.models],
         "warnings": [{"code": w.code, "text": w.text} for w in result.warnings],
         "timing_s": {k: round(v, 3) for k, v in result.timing_s.items()},
-        "platform": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "opencv": cv2.__version__,
-            "system": platform.system(),
-            "machine": platform.machine(),
-        },
+        "platform": platform_facts(),
         "files": sorted(files),
     }
     if settings is not None:
         run["settings"] = settings_to_dict(settings)
-    return _json(run)
+    return json_text(run)
+
+
+def input_facts(scan: Scan) -> dict[str, Any]:
+    """What a manifest tells of a scan."""
+    return {
+        "series_uid": scan.source.series_uid,
+        "reader": scan.source.reader,
+        "shape_zyx": list(scan.geometry.shape_zyx),
+        "spacing_xyz_mm": [round(s, 6) for s in scan.geometry.spacing_xyz_mm],
+        "description": dict(scan.source.description),
+    }
+
+
+def platform_facts() -> dict[str, str]:
+    """What a manifest tells of the machine."""
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "system": platform.system(),
+        "machine": platform.machine(),
+    }
 
 
 def _luna_cells(uid: str, mark: Candidate | Nodule) -> list[str]:
@@ -148,7 +157,8 @@ def _markup_text(nodule: Nodule) -> str:
     return f"{text}, {nodule.diameter_mm.mean:.1f} mm" if nodule.diameter_mm else text
 
 
-def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as CSV, lines ended as on Unix."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -156,6 +166,7 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def _json(value: dict[str, Any]) -> str:
+def json_text(value: dict[str, Any]) -> str:
+    """A value as indented JSON."""
     # allow_nan=False: NaN is not JSON, and a result that holds one is a defect to be seen here
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

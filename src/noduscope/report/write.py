@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from noduscope.errors import InputRefused
@@ -29,7 +30,26 @@ _OWN_NAMES = {"findings.json", "findings.csv", "candidates.csv", "nodules.mrk.js
 
 
 def write_result(result: ScanResult, out: Path, settings: Settings | None = None) -> tuple[Path, ...]:
-    """Write all files of a result into a folder.
+    """Write all files of a result into a folder, complete or not at all (see `write_folder`).
+
+    Parameters
+    ----------
+    settings : the run's settings, kept in ``run.json``.
+
+    Returns
+    -------
+    The files, in ``out``, sorted by name.
+
+    Raises
+    ------
+    InputRefused
+        ``out`` is a file or holds something that is not ours, or it cannot be written.
+    """
+    return write_folder(out, lambda part: _fill(result, part, settings))
+
+
+def write_folder(out: Path, fill: Callable[[Path], Sequence[str]]) -> tuple[Path, ...]:
+    """Fill a result folder, complete or not at all.
 
     Everything is written into a sibling folder that takes the place of ``out`` at the end: at no time
     is there a half-written result under that name, whatever fails or interrupts.
@@ -37,11 +57,8 @@ def write_result(result: ScanResult, out: Path, settings: Settings | None = None
     Parameters
     ----------
     out : made with its parents; may exist when it is empty or holds an earlier result and nothing else.
-    settings : the run's settings, kept in ``run.json``.
-
-    Returns
-    -------
-    The files, in ``out``, sorted by name.
+    fill : writes the files into the folder that it is given, ``run.json`` with all their names among them, and
+        returns the names.
 
     Raises
     ------
@@ -55,7 +72,7 @@ def write_result(result: ScanResult, out: Path, settings: Settings | None = None
     part, old = (target.with_name(f".{target.name}.{token}.{kind}") for kind in ("part", "old"))
     try:
         part.mkdir(parents=True)
-        names = _fill(result, part, settings)
+        names = fill(part)
         _swap(part, target, old)
     except OSError as error:
         raise InputRefused(
