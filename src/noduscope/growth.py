@@ -269,6 +269,7 @@ def compare(
     registration: Registration,
     interval_days: int | None,
     settings: GrowthSettings,
+    warnings: tuple[ScanWarning, ...] = (),
 ) -> Comparison:
     """What became of each nodule.
 
@@ -277,6 +278,7 @@ def compare(
     Parameters
     ----------
     interval_days : from the prior to the current scan, 0 or more; None where it is not known: no doubling times.
+    warnings : about the two scans, put in front of its own.
 
     Raises
     ------
@@ -293,8 +295,8 @@ def compare(
     rows += [joint.only_current(n) for i, n in enumerate(current.nodules) if i not in matched[1]]
     rows.sort(key=lambda row: (STATUSES.index(row.status), -_probability(row)))
     numbered = tuple(replace(row, id=k) for k, row in enumerate(rows, start=1))
-    warnings = (*registration.warnings, *_warnings(prior, current, interval_days))
-    return Comparison(prior, current, registration, interval_days, numbered, warnings)
+    told = (*warnings, *registration.warnings, *_warnings(prior, current, interval_days))
+    return Comparison(prior, current, registration, interval_days, numbered, told)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -404,7 +406,7 @@ def _warnings(prior: ScanResult, current: ScanResult, interval_days: int | None)
     found = []
     scans = (prior.scan, current.scan)
     if not interval_days:
-        text = "The time between the scans is not known: no doubling time, and no rule that speaks of months."
+        text = "The time between the scans is not known or zero: no doubling times can be given."
         found.append(ScanWarning("interval-unknown", text))
     if scans[0].source.series_uid == scans[1].source.series_uid:
         found.append(ScanWarning("same-series", "Both sides are the same series."))
