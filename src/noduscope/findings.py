@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +70,8 @@ class Nodule:
     sop_instance_uid : the DICOM image of that slice, or None.
     side : ``left``, ``right`` or None where the lungs could not be told apart.
     mask : its outline, or None when nothing could be outlined.
+    guidelines : what each guideline and risk model says, by its key, as `GuidelineAnswer.to_dict` gives it;
+        None where none was asked.
     """
 
     id: int
@@ -81,6 +84,7 @@ class Nodule:
     volume_mm3: Interval | None
     side: str | None = None
     mask: NoduleMask | None = None
+    guidelines: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,4 +161,6 @@ def _nodule_dict(nodule: Nodule) -> dict[str, Any]:
     if nodule.volume_mm3 is not None:
         v = nodule.volume_mm3
         row["volume_mm3"] = {"value": round(v.value), "low": round(v.low), "high": round(v.high)}
+    if nodule.guidelines is not None:
+        row["guidelines"] = dict(nodule.guidelines)
     return row
