@@ -31,6 +31,7 @@ from noduscope.settings import Settings, settings_from_dict, settings_to_dict
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
+_USED = {"model.xml", "model.bin", "card.md"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +89,8 @@ def load_bundle(path: Path) -> Bundle:
     ModelError
         When it is missing, damaged, altered, or of a format this version does not know.
     """
-    try:
-        text = (path / _MANIFEST).read_text(encoding="utf-8")
-        manifest = json.loads(text)
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} is not a model bundle: its {_MANIFEST} cannot be read ({error})") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ModelError(f"{path}: bundle format {FORMAT} is expected")
+    text, manifest = _read_manifest(path)
     for name, expected in manifest["files"].items():
-        if Path(name).name != name:
-            raise ModelError(f"{path}: the manifest names a file outside the bundle: {name!r}")
         if _sha256(path / name) != expected:
             raise ModelError(f"{path.name}: {name} is missing or not the file the manifest was written for")
     try:
@@ -107,11 +100,33 @@ def load_bundle(path: Path) -> Bundle:
             version=manifest["version"],
             sha256=hashlib.sha256(text.encode()).hexdigest(),
             settings=settings_from_dict(manifest["settings"]),
-            calibration=Calibration(**manifest["calibration"]),
+            calibration=Calibration(**{k: float(v) for k, v in manifest["calibration"].items()}),
             threshold=float(manifest["threshold"]),
         )
-    except (KeyError, TypeError, SettingsError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, SettingsError) as error:
         raise ModelError(f"{path}: the manifest does not hold what this version needs ({error})") from error
+
+
+def _read_manifest(path: Path) -> tuple[str, dict[str, Any]]:
+    """The manifest's text and content, its list of files checked."""
+    try:
+        text = (path / _MANIFEST).read_text(encoding="utf-8")
+        manifest = json.loads(text)
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is not a model bundle: its {_MANIFEST} cannot be read ({error})") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ModelError(f"{path}: bundle format {FORMAT} is expected")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(isinstance(v, str) for v in files.values()):
+        raise ModelError(f"{path}: the manifest lists no files with their SHA-256")
+    # a file that is used but not listed would be used unverified
+    unlisted = sorted(_USED - files.keys())
+    if unlisted:
+        raise ModelError(f"{path}: the manifest does not list {', '.join(unlisted)}")
+    for name in files:
+        if Path(name).name != name:
+            raise ModelError(f"{path}: the manifest names a file outside the bundle: {name!r}")
+    return text, manifest
 
 
 def write_bundle(path: Path, identity: tuple[str, str], content: dict[str, Any], fill: Callable[[Path], None]) -> None:
@@ -146,11 +161,12 @@ def shipped_weights() -> Path:
 
 
 def find_bundles() -> list[Path]:
-    """Installed bundles, newest version last per name: the shipped ones, then those in ``NODUSCOPE_MODELS``."""
+    """Installed bundles, shipped and in ``NODUSCOPE_MODELS``, by name and version; the latter's after equal ones."""
     folders = [shipped_weights()]
     if os.environ.get("NODUSCOPE_MODELS"):
         folders.append(Path(os.environ["NODUSCOPE_MODELS"]))
-    return [m.parent for f in folders for m in sorted(f.glob(f"*/{_MANIFEST}"), key=lambda m: _version(m.parent.name))]
+    found = [m.parent for folder in folders for m in sorted(folder.glob(f"*/{_MANIFEST}"))]
+    return sorted(found, key=lambda bundle: _version(bundle.name))
 
 
 def find_bundle(name: str) -> Path:
