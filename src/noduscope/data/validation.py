@@ -38,12 +38,13 @@ def implanted_volumes(
 ) -> list[KnownVolume]:
     """The scan as it is, and copies of it with `each` nodules set in at random free places.
 
-    The nodules are taken in turn, so that no one appears twice before all have appeared once.
+    The nodules are taken in turn, so that no one appears twice before all have appeared once; without any
+    there are no copies.
     """
     volumes = [KnownVolume(host.name, host.hu, host.lungs, host.geometry, host.lesions, ("real",) * len(host.lesions))]
     rng = np.random.default_rng((seed, len(host.hu)))
     order = list(rng.permutation(len(patches)))
-    for copy in range(copies):
+    for copy in range(copies if order else 0):
         volume = host.hu.astype(np.float32)
         lesions, types = list(host.lesions), ["real"] * len(host.lesions)
         for _ in range(each):
