@@ -9,7 +9,7 @@ from typing import Any
 from noduscope.findings import Diameter, Interval
 from noduscope.guidelines.answers import Assumptions, GuidelineAnswer, Verdict, others, sizes_in, span
 from noduscope.guidelines.facts import CHANGES, KINDS, Change, Kind, NoduleFacts, PatientFacts, among, check_sizes
-from noduscope.guidelines.tables import band, cited, load_tables, tenths, unchecked
+from noduscope.guidelines.tables import band, cited, load_tables, tenths, unchecked, whole
 
 RULE = "lung_rads_2022"
 
@@ -212,7 +212,7 @@ def _by_volume(rule: _Rule, nodule: NoduleFacts, value: str) -> str:
     if nodule.volume_mm3 is None or rule.kind == "part-solid" or rule.juxtapleural or value == "4X" or rule.prior:
         return ""
     bands = load_tables()[RULE][rule.kind][rule.change]
-    by_volume = bands["category"][band(bands["from_mm3"], round(nodule.volume_mm3.value))]
+    by_volume = bands["category"][band(bands["from_mm3"], whole(nodule.volume_mm3.value))]
     return "" if by_volume == value else f"By its volume of {nodule.volume_mm3.value:.0f} mm³ it would be {by_volume}."
 
 

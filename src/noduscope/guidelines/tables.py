@@ -37,6 +37,6 @@ def tenths(size_mm: float) -> float:
     return floor(size_mm * 10 + 0.5 + 1e-9) / 10
 
 
-def whole(size_mm: float) -> int:
-    """A size to whole mm, halves up, as the Fleischner Society reports it."""
-    return floor(size_mm + 0.5 + 1e-9)
+def whole(size: float) -> int:
+    """A diameter or volume to whole mm or mm³, halves up, as the Fleischner Society and Lung-RADS report them."""
+    return floor(size + 0.5 + 1e-9)
