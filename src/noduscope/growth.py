@@ -33,6 +33,7 @@ LUNG_RADS_MM, LUNG_RADS_DAYS = 1.5, 366
 FLEISCHNER_MM, BTS_PERCENT = 2.0, 25.0
 _THICK_MM = 2.5
 _UNKNOWN_HINT_MM = 6.0
+_LOOKS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +319,12 @@ class _Side:
     def look(self, place_xyz_mm: Triple, hint_mm: float, settings: GrowthSettings) -> Sighting | None:
         """What can be outlined at a place; None where there is nothing of a nodule's size."""
         measured = measure_nodule(self.canonical, place_xyz_mm, hint_mm, self.lungs)
+        # the hint is the other scan's size: what grew out of its reach is measured again
+        for _ in range(_LOOKS):
+            if measured is None or measured.diameter_mm.mean < 1.2 * hint_mm:
+                break
+            hint_mm = measured.diameter_mm.mean
+            measured = measure_nodule(self.canonical, place_xyz_mm, hint_mm, self.lungs)
         if measured is None or measured.diameter_mm.mean < settings.least_seen_mm:
             return None
         start = [b.start for b in measured.mask.box]
