@@ -10,6 +10,7 @@ No patient data is in them. Needs a Chromium to render the report page.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import cv2
 
 IMAGES = Path(__file__).resolve().parent / "images"
 MOST_BYTES = 300_000
-_WIDTH, _HEIGHT = 1160, 1290  # down to the end of the table of findings
+_WIDTH, _HEAD, _ROW = 1160, 1075, 43  # pixels: of the page, above the table of findings, of each of its rows
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -44,16 +45,18 @@ def main() -> None:
 
 
 def photograph(html: Path, browser: str) -> Path:
-    """The top of a page as a PNG beside it, in the light theme."""
-    picture = html.with_suffix(".png")
+    """A report page down to the end of its table of findings, as a PNG beside the folder."""
+    result = html.parent
+    picture = result.parent / "report.png"
+    findings = len(json.loads((result / "findings.json").read_text(encoding="utf-8"))["nodules"])
     command = [
         browser,
         "--headless=new",
         "--no-sandbox",
         "--disable-gpu",
         "--hide-scrollbars",
-        f"--user-data-dir={html.parent.parent / 'browser'}",
-        f"--window-size={_WIDTH},{_HEIGHT}",
+        f"--user-data-dir={result.parent / 'browser'}",
+        f"--window-size={_WIDTH},{_HEAD + _ROW * findings}",
         f"--screenshot={picture}",
         html.resolve().as_uri(),
     ]

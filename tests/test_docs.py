@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import pkgutil
 import re
 from pathlib import Path
 from types import ModuleType
@@ -44,7 +45,7 @@ def options_of(command: Any) -> set[str]:
 def mistakes(text: str) -> list[str]:
     """Calls of ``noduscope`` in code spans and blocks that name a command or option that is not there."""
     found = []
-    for span in SPAN.findall(text):
+    for span in (s for s in SPAN.findall(text) if not s.startswith("```python")):
         for call in CALL.finditer(span):
             words = re.sub(r"#.*", "", call["rest"]).split()
             command: Any = get_command(app)
@@ -91,6 +92,16 @@ def test_options_named_alone_exist_somewhere(page: Path) -> None:
     spans = SPAN.findall(page.read_text(encoding="utf-8"))
     named = {s.strip("`").split()[0] for s in spans if re.fullmatch(r"`--[a-z][^`]*`", s)}
     assert named - known == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_python_names_exist(page: Path) -> None:
+    for span in SPAN.findall(page.read_text(encoding="utf-8")):
+        names = re.findall(r"\bnoduscope(?:\.[A-Za-z_]\w*)+\b(?![/\w])", span)
+        for module, listed in re.findall(r"^from (noduscope[\w.]*) import (.+)$", span, re.MULTILINE):
+            names += [f"{module}.{name.strip()}" for name in listed.split(",")]
+        for name in names:
+            pkgutil.resolve_name(name)
 
 
 def test_readme_lists_every_command() -> None:
