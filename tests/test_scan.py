@@ -29,7 +29,7 @@ def geometries(draw):
 def scan_of(geometry: Geometry) -> Scan:
     hu = np.arange(np.prod(geometry.shape_zyx), dtype=np.int16).reshape(geometry.shape_zyx)
     uids = tuple(str(i) for i in range(geometry.shape_zyx[0]))
-    return Scan(hu, geometry, ScanSource("1.2.3", "test", uids))
+    return Scan(hu, geometry, ScanSource("1.2.3", "test", uids, tuple(f"f{u}" for u in uids)))
 
 
 @given(geometries())
@@ -92,6 +92,7 @@ def test_resizing_keeps_the_outer_edges(geometry, n):
 def test_slice_identifiers_follow_a_flip_and_a_crop():
     scan = scan_of(Geometry((4, 3, 3), direction=(1, 0, 0, 0, 1, 0, 0, 0, -1)))
     assert scan.canonical().source.sop_instance_uids == ("3", "2", "1", "0")
+    assert scan.canonical().source.files == ("f3", "f2", "f1", "f0")
     assert scan.cropped((slice(1, 3), slice(0, 2), slice(0, 2))).source.sop_instance_uids == ("1", "2")
 
 

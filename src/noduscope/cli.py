@@ -76,7 +76,12 @@ def common(
 ) -> None:
     """Options for every command."""
     level = logging.ERROR if quiet else [logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # only our own logger: those of the libraries may quote values of a DICOM header
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    own = logging.getLogger("noduscope")
+    own.handlers, own.propagate = [handler], False
+    own.setLevel(level)
 
 
 @app.command()

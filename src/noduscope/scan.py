@@ -7,6 +7,7 @@ z to the head). Index coordinates are fractional, the centre of the first voxel 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -159,6 +160,12 @@ class ScanSource:
     files: tuple[str, ...] = ()
     description: tuple[tuple[str, str], ...] = ()
 
+    def per_slice(self, choose: Callable[[tuple[str, ...]], tuple[str, ...]]) -> ScanSource:
+        """The source with its identifiers and files of each slice chosen anew; a single volume file stays."""
+        uids, files = self.sop_instance_uids, self.files
+        sliced = len(files) == len(uids) > 0
+        return replace(self, sop_instance_uids=choose(uids), files=choose(files) if sliced else files)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scan:
@@ -178,8 +185,7 @@ class Scan:
 
     def cropped(self, box: Box) -> Scan:
         """The part inside a box, as a view on the same voxels. Slice identifiers follow."""
-        uids = self.source.sop_instance_uids
-        source = replace(self.source, sop_instance_uids=uids[box[0]] if uids else ())
+        source = self.source.per_slice(lambda values: values[box[0]])
         return Scan(self.hu[box], self.geometry.cropped(box), source, self.warnings)
 
     def canonical(self) -> Scan:
@@ -205,9 +211,9 @@ class Scan:
         x, y, z = (self.geometry.spacing_xyz_mm[i] for i in order)
         ox, oy, oz = (float(o) for o in self.geometry.to_world(start))
         geometry = Geometry(hu.shape, (x, y, z), (ox, oy, oz), tuple(new_axes.ravel().tolist()))
-        uids = self.source.sop_instance_uids
-        kept = (tuple(reversed(uids)) if flips[2] else uids) if order[2] == 2 else ()
-        return Scan(hu, geometry, replace(self.source, sop_instance_uids=kept), self.warnings)
+        step = (-1 if flips[2] else 1) if order[2] == 2 else 0
+        source = self.source.per_slice(lambda values: values[::step] if step else ())
+        return Scan(hu, geometry, source, self.warnings)
 
     def from_canonical(self, box: Box, values: NDArray[Any]) -> tuple[Box, NDArray[Any]]:
         """A block of `canonical()`'s grid as it lies on this scan's own: its box and its values.
