@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from noduscope.errors import InputRefused
@@ -28,7 +29,8 @@ def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
         raise InputRefused(f"cannot write to {folder}: {error.strerror or error}") from error
     finally:
         for path in partial.values():
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # where the folder could not even be made
+                path.unlink(missing_ok=True)
 
 
 def replace_text(path: Path, text: str) -> None:
