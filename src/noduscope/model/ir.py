@@ -54,10 +54,14 @@ def _channels_last(node: Any, rank: int) -> Any:
 
 def _node(layer: Any, inputs: list[Any]) -> Any:
     """The OpenVINO node of one layer."""
-    for kind, build in _BUILDERS.items():
-        if isinstance(layer, kind):
-            return build(layer, inputs)
-    raise ModelError(f"layer {layer.name} ({type(layer).__name__}) cannot be exported")
+    what = f"layer {layer.name} ({type(layer).__name__})"
+    build = next((b for kind, b in _BUILDERS.items() if isinstance(layer, kind)), None)
+    if build is None:
+        raise ModelError(f"{what} cannot be exported")
+    for option, expected in _EXPECTED.items():
+        if getattr(layer, option, expected) != expected:
+            raise ModelError(f"{what}: {option} = {getattr(layer, option)!r} cannot be exported")
+    return build(layer, inputs)
 
 
 def _array(value: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -123,6 +127,20 @@ def _mean(layer: Any, inputs: list[Any]) -> Any:
 def _max(layer: Any, inputs: list[Any]) -> Any:
     return ops.reduce_max(inputs[0], np.arange(2, len(layer.input.shape)), False)
 
+
+_EXPECTED: dict[str, Any] = {
+    "axis": -1,
+    "center": True,
+    "data_format": "channels_last",
+    "groups": 1,
+    "interpolation": "nearest",
+    "keepdims": False,
+    "max_value": None,
+    "negative_slope": 0.0,
+    "scale": True,
+    "threshold": 0.0,
+}
+"""Options whose other values would change what a layer computes, and what the builders below take them to be."""
 
 _BUILDERS: dict[Any, Callable[[Any, list[Any]], Any]] = {
     (layers.Conv3D, layers.Conv2D): _conv,
