@@ -67,7 +67,8 @@ def _processes(scan: Path, model: str, rounds: int, scratch: Path) -> list[dict[
     rows = []
     for name, command, others in (("whole process", detect, {}), ("--help", [noduscope, "--help"], bare)):
         ways = {"noduscope": command, **others}
-        runs = [{n: run_measured(way) for n, way in ways.items()} for _ in range(rounds + 1)][1:]  # the first warms up
+        runs = [{n: run_measured(way) for n, way in ways.items()} for _ in range(rounds + 1 if rounds > 1 else 1)]
+        runs = runs[1:] or runs  # the first warms up
         made = row(name, {n: [run[n]["seconds"] for run in runs] for n in ways})
         rows.append({**made, "peak_mb": round(max(run["noduscope"]["peak_mb"] for run in runs), 1)})
     return rows
