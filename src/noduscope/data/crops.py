@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from noduscope.errors import InputRefused
 
 TILE = 96
+MOST_READERS = 4
+"""Readers of an LIDC scan, hence outlines in an image."""
 CONSENSUS = 0.5
 """Share of the readers from which a voxel belongs to the nodule."""
 ATTRIBUTES = (
@@ -66,7 +68,8 @@ class NoduleStack:
     def agreement(self) -> NDArray[np.float32]:
         """Share of the readers whose outline holds each voxel, float32 (n, 96, 96)."""
         votes = np.unpackbits(self.readers[..., None], axis=-1, count=8, bitorder="little").sum(axis=-1)
-        share: NDArray[np.float32] = (votes / self.n_readers).astype(np.float32)
+        # a reader who outlined it in two parts counts twice in `n_readers`; no image holds more than four outlines
+        share: NDArray[np.float32] = (votes / min(self.n_readers, MOST_READERS)).astype(np.float32)
         return share
 
     @property
@@ -169,24 +172,22 @@ def isotropic_patch(stack: NoduleStack, spacing_mm: float, feather_mm: float = 0
 
     Between slices the signed distance to the outline is interpolated (shape-based interpolation:
     Raya & Udupa, IEEE TMI 1990), which keeps a 3 mm nodule round on 2.5 mm slices; beyond the first and
-    last slice the surface closes in a low dome.
+    last slice the surface closes in a dome.
     """
     inside = stack.agreement >= CONSENSUS
     held = np.flatnonzero(inside.any(axis=(1, 2)))
     if held.size == 0:
         return None
-    inside, slices = inside[held[0] : held[-1] + 1], stack.hu[held[0] : held[-1] + 1]
-    dz, dy, _ = stack.spacing_zyx_mm
-    distance = np.stack([signed_distance_mm(s, dy) for s in inside])
-    below, above = _cap(distance[0], dz), _cap(distance[-1], dz)
-    distance = np.concatenate([below[::-1], distance, above])
-    hu = np.concatenate([slices[:1].repeat(len(below), 0), slices, slices[-1:].repeat(len(above), 0)])
-    hu = hu.astype(np.float32)
-    rows, cols = (np.flatnonzero(inside.any(axis=(0, other))) for other in (2, 1))
+    part = slice(held[0], held[-1] + 1)
+    inside, (dz, dy, _) = inside[part], stack.spacing_zyx_mm
+    rows, columns = (np.flatnonzero(inside.any(axis=(0, other))) for other in (2, 1))
     pad = math.ceil(3.0 / dy)
-    box = tuple(slice(max(r[0] - pad, 0), min(r[-1] + pad + 1, TILE)) for r in (rows, cols))
-    size = (round(distance.shape[0] * dz / spacing_mm), *(round((b.stop - b.start) * dy / spacing_mm) for b in box))
-    distance = resize_linear(distance[:, box[0], box[1]], size)
+    box = tuple(slice(max(r[0] - pad, 0), min(r[-1] + pad + 1, TILE)) for r in (rows, columns))
+    size = (len(inside), *(round((b.stop - b.start) * dy / spacing_mm) for b in box))
+    distance = resize_linear(np.stack([signed_distance_mm(s, dy) for s in inside])[:, box[0], box[1]], size)
+    hu = resize_linear(stack.hu[part, box[0], box[1]].astype(np.float32), size)
+    place, fall = _domed(distance, dz, spacing_mm)
+    distance, hu = _at(distance, place) - fall[:, None, None], _at(hu, place)
     alpha = 1.0 / (1.0 + np.exp(-np.clip(distance / (0.5 * feather_mm), -30, 30)))
     weights = alpha / max(float(alpha.sum()), 1e-6)
     z, y, x = (float((weights.sum(axis=tuple(a for a in range(3) if a != axis)) * np.arange(n)).sum())
@@ -194,24 +195,39 @@ def isotropic_patch(stack: NoduleStack, spacing_mm: float, feather_mm: float = 0
     volume = float((distance > 0).sum()) * spacing_mm**3
     if volume <= 0:
         return None
-    return NodulePatch(
-        stack.name,
-        stack.patient_id,
-        stack.type,
-        resize_linear(hu[:, box[0], box[1]], size),
-        alpha.astype(np.float32),
-        (z, y, x),
-        (6 * volume / math.pi) ** (1 / 3),
-    )
+    diameter = (6 * volume / math.pi) ** (1 / 3)
+    return NodulePatch(stack.name, stack.patient_id, stack.type, hu, alpha.astype(np.float32), (z, y, x), diameter)
 
 
-def _cap(end: NDArray[np.float32], dz_mm: float) -> NDArray[np.float32]:
-    """Signed distances of slices beyond an end slice: a dome a third as high as the end slice's outline is wide."""
-    radius = max(float(end.max()), 0.0)
-    height = max(0.5 * dz_mm, 0.35 * radius)
-    away = dz_mm * np.arange(1, math.ceil(height / dz_mm) + 1)
-    fall = (radius + 0.25 * dz_mm) * (away / height) ** 2
-    return end[None] - fall[:, None, None].astype(np.float32)
+_DOME = 15 / 16
+"""Height over slice spacing at which a parabolic dome on a disc holds what the outer half of the end slice does."""
+_BEYOND_MM = 1.5
+
+
+def _domed(
+    distance: NDArray[np.float32], dz_mm: float, spacing_mm: float
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Where on the slices each plane of the isotropic grid lies, in slices, and how far the surface has fallen there.
+
+    A dome is no higher than the inner radius of the end slice's outline, or half a slice where that is more:
+    a small nodule that one thick slice shows is no rod.
+    """
+    radii = [max(float(distance[end].max()), 0.5 * spacing_mm) for end in (0, -1)]
+    heights = [min(_DOME * dz_mm, max(r, 0.5 * dz_mm)) for r in radii]
+    last = (len(distance) - 1) * dz_mm
+    low, high = -heights[0] - _BEYOND_MM, last + heights[1] + _BEYOND_MM
+    planes = math.ceil((high - low) / spacing_mm) + 1
+    z = (low + high) / 2 + (np.arange(planes) - (planes - 1) / 2) * spacing_mm
+    fall = radii[0] * (np.maximum(-z, 0) / heights[0]) ** 2 + radii[1] * (np.maximum(z - last, 0) / heights[1]) ** 2
+    return np.clip(z / dz_mm, 0, len(distance) - 1), fall.astype(np.float32)
+
+
+def _at(slices: NDArray[np.float32], place: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Slices ``(n, y, x)`` interpolated linearly at fractional numbers between 0 and n - 1."""
+    first = np.floor(place).astype(int)
+    share = (place - first).astype(np.float32)[:, None, None]
+    made: NDArray[np.float32] = slices[first] * (1 - share) + slices[np.minimum(first + 1, len(slices) - 1)] * share
+    return made
 
 
 def resize_linear(volume: NDArray[np.float32], shape_zyx: tuple[int, ...]) -> NDArray[np.float32]:
