@@ -48,6 +48,9 @@ Threshold = Annotated[
 ]
 
 
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
 def main() -> None:
     """Entry point: our errors become one sentence and an exit status, never a traceback."""
     try:
@@ -55,9 +58,10 @@ def main() -> None:
     except NoduscopeError as error:
         typer.echo(f"noduscope: {error}", err=True)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        typer.echo("noduscope: interrupted; nothing half-written was left", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # what Typer makes of Ctrl-C, without a word
+            typer.echo("noduscope: interrupted; nothing half-written was left", err=True)
+        raise
 
 
 def _version(value: bool) -> None:
