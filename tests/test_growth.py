@@ -214,6 +214,16 @@ def test_what_halved_twice_is_smaller():
     assert row.volume.percent.high < 0
 
 
+def test_a_doubled_volume_inside_wide_intervals_is_unsure_but_not_stable():
+    (row,) = followed([(SPOTS[1], 8.0)], [(SPOTS[1], 10.2)]).rows
+    assert row.status == "unsure"
+    assert row.volume.percent.low < 0
+    assert row.volume.percent.value > 50
+    # with a doubling time: the value, its shortest, no longest
+    assert row.doubling.low < row.doubling.days
+    assert row.doubling.high is None
+
+
 @pytest.mark.parametrize("missing", ["prior", "current"])
 def test_a_nodule_that_was_not_marked_is_seen_at_its_place(missing):
     spheres = [(SPOTS[1], 9.0)]

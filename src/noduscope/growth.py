@@ -2,9 +2,10 @@
 
 Sizes come with 95 % intervals, and so does every change: the intervals of both scans are joined on a
 logarithmic scale, and never taken narrower than what repeat scans of unchanged nodules show. A change
-inside that is called stable. This is cautious: part of each interval (how readers differ about an outline)
-is the same in both scans and would cancel. The growth rules of the guidelines are stated beside it as
-facts about the measured values.
+inside what repeat scans show is called stable, one outside the whole interval grown or smaller. Between the
+two a change is unsure, not absent: part of each interval (how readers differ about an outline) is the same
+in both scans and would cancel. The growth rules of the guidelines are stated beside it as facts about the
+measured values.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +25,10 @@ from noduscope.registration import Registration
 from noduscope.scan import Scan, ScanWarning, Triple
 from noduscope.settings import GrowthSettings
 
-Status: TypeAlias = Literal["grown", "new", "unmarked", "unmeasured", "smaller", "stable", "gone", "outside"]
-STATUSES: tuple[Status, ...] = ("grown", "new", "unmarked", "unmeasured", "smaller", "stable", "gone", "outside")
-"""In the order in which a reader wants to see them. ``unmarked``: marked in one scan, and something that the detector
+Status: TypeAlias = Literal["grown", "new", "unsure", "unmarked", "unmeasured", "smaller", "stable", "gone", "outside"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+"""In the order in which a reader wants to see them. ``unsure``: changed by more than repeat scans of unchanged nodules
+differ, but inside the nodules' own intervals. ``unmarked``: marked in one scan, and something that the detector
 did not mark is at its place in the other. ``outside``: its place in the other scan was not scanned."""
 
 LUNG_RADS_MM, LUNG_RADS_DAYS = 1.5, 366
@@ -70,10 +72,16 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of size with its 95 % interval, in the size's own unit and in per cent of the prior's."""
+    """A change of size with its 95 % interval, in the size's own unit and in per cent of the prior's.
+
+    Parameters
+    ----------
+    repeatable : no more than repeat scans of an unchanged nodule differ.
+    """
 
     absolute: Interval
     percent: Interval
+    repeatable: bool
 
     @property
     def measurable(self) -> bool:
@@ -87,7 +95,7 @@ class DoublingTime:
 
     Parameters
     ----------
-    days : None where the change is inside the measurement error.
+    days : None where the volume did not grow by more than repeat scans of an unchanged nodule differ.
     low : the shortest that fits the measurements; None where it does not grow at all.
     high : the longest; None where there is no bound (no growth fits, too).
     """
@@ -210,7 +218,8 @@ def change(prior: Interval, current: Interval, least_relative_error: float) -> C
     ratio = _log_ratio(prior, current, least_relative_error)
     value, low, high = (math.expm1(r) for r in (ratio.value, ratio.low, ratio.high))
     size = prior.value
-    return Change(Interval(size * value, size * low, size * high), Interval(100 * value, 100 * low, 100 * high))
+    absolute, percent = (Interval(f * value, f * low, f * high) for f in (size, 100))
+    return Change(absolute, percent, abs(ratio.value) <= math.log1p(least_relative_error))
 
 
 def doubling_time(
@@ -235,7 +244,7 @@ def doubling_time(
         raise InputRefused(f"a doubling time needs the days between two scans; got {interval_days}")
     ratio = _log_ratio(prior, current, least_relative_error)
     days, low, high = (interval_days * math.log(2) / r if r > 0 else None for r in (ratio.value, ratio.high, ratio.low))
-    return DoublingTime(days if high is not None else None, low, high)
+    return DoublingTime(days if ratio.value > math.log1p(least_relative_error) else None, low, high)
 
 
 def growth_rules(diameter: Change | None, volume: Change | None, interval_days: int | None) -> tuple[GrowthRule, ...]:
@@ -389,11 +398,11 @@ class _Joint:
 
 
 def _status(seen: Change | None) -> Status:
-    """Grown, smaller or stable by whether the interval holds no change."""
+    """Grown or smaller where the interval does not hold no change; else stable or unsure by the value itself."""
     if seen is None:
         return "unmeasured"
     if not seen.measurable:
-        return "stable"
+        return "stable" if seen.repeatable else "unsure"
     return "grown" if seen.absolute.value > 0 else "smaller"
 
 

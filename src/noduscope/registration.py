@@ -90,11 +90,11 @@ class Registration:
 
     def inverse(self, points_xyz_mm: ArrayLike) -> Points:
         """Current to prior, LPS mm, shape ``(..., 3)``; undoes `map` to 0.1 mm where it does not fold."""
-        rigid = (np.asarray(points_xyz_mm, dtype=float) - self.shift_xyz_mm) @ self.matrix
-        found = rigid - self._displaced(rigid)
+        target = (np.asarray(points_xyz_mm, dtype=float) - self.shift_xyz_mm) @ self.matrix
+        found = target - self._displaced(target)
         # fixed-point iteration; halved steps converge where the displacement changes faster than the place, too
         for step in range(_INVERSE_STEPS):
-            miss = found + self._displaced(found) - rigid
+            miss = found + self._displaced(found) - target
             if float(np.abs(miss).max(initial=0.0)) < _INVERSE_MM:
                 break
             found = found - miss * (1.0 if step < _INVERSE_STEPS // 3 else 0.5)
@@ -155,11 +155,10 @@ def register_lungs(
     displacement = np.ascontiguousarray(sitk.GetArrayFromImage(field), dtype=np.float32)
     warped = [_warped(sitk, image, field) for image in images[1]]
     arrays = [sitk.GetArrayViewFromImage(i) for i in (*images[0], *warped)]
+    shift = np.asarray(rigid.TransformPoint((0.0, 0.0, 0.0)))
+    matrix = np.stack([np.asarray(rigid.TransformPoint(tuple(e))) - shift for e in np.eye(3)], axis=1)
     quality = _quality(arrays, displacement, grid)
-    corner = np.asarray(rigid.TransformPoint((0.0, 0.0, 0.0)))
-    columns = [np.asarray(rigid.TransformPoint(tuple(e))) - corner for e in np.eye(3)]
-    matrix = np.stack(columns, axis=1)
-    return Registration(matrix, corner, displacement, grid, quality, _warnings(quality, settings))
+    return Registration(matrix, shift, displacement, grid, quality, _warnings(quality, settings))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,23 +215,27 @@ def _itk(sitk: Any, values: Floats, geometry: Geometry) -> Any:
 
 def _rigid(sitk: Any, fixed: _Part, moving: _Part) -> Any:
     """Rotation and shift: the lungs' centroids first, then all voxels' squared differences."""
-    identity = sitk.Transform(3, sitk.sitkIdentity)
     start = sitk.Euler3DTransform()
     start.SetCenter(tuple(fixed.centre_xyz_mm))
     start.SetTranslation(tuple(moving.centre_xyz_mm - fixed.centre_xyz_mm))
     for spacing in _RIGID_LEVELS_MM:
-        extent = np.asarray(fixed.geometry.extent_zyx_mm)
-        z, y, x = (max(2, int(np.ceil(e / spacing))) for e in extent)
-        images = [p.on(sitk, p.geometry.resized((z, y, x)), identity)[0] for p in (fixed, moving)]
-        method = sitk.ImageRegistrationMethod()
-        method.SetMetricAsMeanSquares()
-        method.SetMetricSamplingStrategy(method.NONE)
-        method.SetInterpolator(sitk.sitkLinear)
-        method.SetOptimizerAsRegularStepGradientDescent(spacing / 2, 0.01, 80, gradientMagnitudeTolerance=1e-7)
-        method.SetOptimizerScalesFromPhysicalShift()
-        method.SetInitialTransform(start, inPlace=True)
-        method.Execute(*(sitk.SmoothingRecursiveGaussian(image, spacing / 2) for image in images))
+        _optimise(sitk, fixed, moving, start, spacing)
     return start
+
+
+def _optimise(sitk: Any, fixed: _Part, moving: _Part, transform: Any, spacing_mm: float) -> None:
+    """Improve a transform in place: least squared differences of all voxels of this size."""
+    identity = sitk.Transform(3, sitk.sitkIdentity)
+    z, y, x = (max(2, int(np.ceil(e / spacing_mm))) for e in fixed.geometry.extent_zyx_mm)
+    images = [p.on(sitk, p.geometry.resized((z, y, x)), identity)[0] for p in (fixed, moving)]
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMeanSquares()
+    method.SetMetricSamplingStrategy(method.NONE)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(spacing_mm / 2, 0.01, 80, gradientMagnitudeTolerance=1e-7)
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetInitialTransform(transform, inPlace=True)
+    method.Execute(*(sitk.SmoothingRecursiveGaussian(image, spacing_mm / 2) for image in images))
 
 
 def _demons(sitk: Any, fixed: Any, moving: Any, settings: RegistrationSettings) -> Any:
@@ -274,8 +277,8 @@ _BLOCK, _SEARCH = 3, 3
 """Half edges of a block and of the search around it, voxels."""
 _CELL = 8
 """One block is looked for in every cube of this edge, voxels."""
-_LEAST_MATCH = 0.5
-"""Correlation below which a block was not found again, and says nothing."""
+_LEAST_MATCH, _AS_GOOD = 0.5, 0.05
+"""Correlation below which a block was not found again, and says nothing; and difference that says nothing."""
 
 
 def _quality(arrays: list[Floats], displacement: Floats, grid: Geometry) -> RegistrationQuality:
@@ -339,15 +342,19 @@ def _best_shift(block: Floats, around: Floats) -> NDArray[np.float64] | None:
     pattern = (block - block.mean()).ravel()
     spread = windows.std(axis=-1) * np.float32(np.sqrt(block.size))
     score = (windows @ pattern) / np.maximum(spread * np.linalg.norm(pattern), 1e-6)
-    best = np.unravel_index(int(np.argmax(score)), score.shape)
-    if score[best] < _LEAST_MATCH:
+    if score.max() < _LEAST_MATCH:
         return None
+    # along a vessel many shifts fit alike: the shortest of them
+    steps = np.indices(score.shape) - _SEARCH
+    length = np.where(score >= score.max() - _AS_GOOD, np.square(steps).sum(axis=0), np.inf)
+    best = np.unravel_index(int(np.argmin(length)), score.shape)
     shift = np.asarray(best, dtype=float) - _SEARCH
     for axis, place in enumerate(best):
         if 0 < place < score.shape[axis] - 1:
             below, top, above = (float(score[(*best[:axis], place + d, *best[axis + 1 :])]) for d in (-1, 0, 1))
             bend = below - 2 * top + above
-            shift[axis] += 0.5 * (below - above) / bend if bend < 0 else 0.0
+            if top >= max(below, above) and bend < 0:
+                shift[axis] += 0.5 * (below - above) / bend
     return shift
 
 

@@ -35,7 +35,8 @@ _SIDES = ("prior", "current")
 _WORDS: dict[Status, str] = {
     "grown": "larger",
     "new": "new",
-    "unmarked": "marked in one scan only",
+    "unsure": "changed, not for sure",
+    "unmarked": "marked in one only",
     "unmeasured": "not measurable",
     "smaller": "smaller",
     "stable": "no measurable change",

@@ -116,10 +116,12 @@ def _change_text(row: FollowUp, interval_days: int | None) -> str:
     p = change.percent
     amount = f"{unit} {signed(p.value)} % (95 % interval {signed(p.low)} to {signed(p.high)} %)"
     over = f" in {interval_days} days" if interval_days else ""
-    if not change.measurable:
+    if change.repeatable:
         return f"No measurable change{over}: {amount} lies inside the measurement error."
+    word = "Larger" if p.value > 0 else "Smaller"
+    doubt = "" if change.measurable else " The sizes are too uncertain to be sure of it: look, and measure by hand."
     time = f" Volume doubling time {doubling_text(row.doubling)}." if row.doubling and p.value > 0 else ""
-    return f"{'Larger' if p.value > 0 else 'Smaller'}{over}: {amount}.{time}"
+    return f"{word}{over}: {amount}.{time}{doubt}"
 
 
 def _size(sighting: Sighting | None) -> str:
@@ -147,7 +149,12 @@ def _row_dict(row: FollowUp, interval_days: int | None) -> dict[str, Any]:
     for name, change, unit, digits in (("volume", row.volume, "mm3", 0), ("diameter", row.diameter, "mm", 1)):
         if change is not None:
             absolute, percent = _interval_dict(change.absolute, digits), _interval_dict(change.percent, 1)
-            made[f"{name}_change"] = {unit: absolute, "percent": percent, "measurable": change.measurable}
+            made[f"{name}_change"] = {
+                unit: absolute,
+                "percent": percent,
+                "measurable": change.measurable,
+                "repeatable": change.repeatable,
+            }
     if row.doubling is not None:
         parts = {"days": row.doubling.days, "low": row.doubling.low, "high": row.doubling.high}
         made["doubling_time_days"] = {k: None if v is None else round(v, 1) for k, v in parts.items()}
