@@ -132,7 +132,8 @@ def rows(path):
 
 def test_the_folder_is_complete_and_nothing_is_left_beside_it(result, tmp_path):
     made = write_result(result, tmp_path / "deep" / "out")
-    names = FILES | {"nodule-1.png", "nodule-2.png"}
+    # the scan's files are not there, so that its outlines come as a label volume
+    names = FILES | {"nodule-1.png", "nodule-2.png", "nodules.nrrd"}
     assert [p.name for p in made] == sorted(names)
     assert {p.name for p in (tmp_path / "deep" / "out").iterdir()} == names
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["out"]
@@ -140,7 +141,11 @@ def test_the_folder_is_complete_and_nothing_is_left_beside_it(result, tmp_path):
 
 
 def test_the_json_is_the_result(result, folder):
-    assert json.loads((folder / "findings.json").read_text()) == json.loads(json.dumps(result.to_dict()))
+    told = json.loads((folder / "findings.json").read_text())
+    assert [w["code"] for w in told["scan"].pop("warnings")] == ["no-dicom-results"]
+    known = json.loads(json.dumps(result.to_dict()))
+    assert known["scan"].pop("warnings") == []
+    assert told == known
 
 
 def test_findings_start_with_the_columns_of_luna16(folder):
@@ -276,7 +281,7 @@ def test_a_failure_keeps_the_earlier_result(result, tmp_path, monkeypatch):
 def test_an_earlier_result_is_replaced_whole(result, tmp_path):
     write_result(result, tmp_path / "out")
     write_result(replace(result, nodules=result.nodules[:1]), tmp_path / "out")
-    assert {p.name for p in (tmp_path / "out").iterdir()} == FILES | {"nodule-1.png"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == FILES | {"nodule-1.png", "nodules.nrrd"}
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 

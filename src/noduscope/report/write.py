@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from noduscope.errors import InputRefused
 from noduscope.findings import ScanResult
 from noduscope.preprocess import in_threads
 from noduscope.report.figures import Panel, finding_panels, key_image, projection_panels
+from noduscope.report.handback import check_extras, hand_back
 from noduscope.report.page import Pictures, render_page
 from noduscope.report.tables import (
     candidates_csv,
@@ -29,12 +31,15 @@ _MANIFEST = "run.json"
 _OWN_NAMES = {"findings.json", "findings.csv", "candidates.csv", "nodules.mrk.json", "report.html", _MANIFEST}
 
 
-def write_result(result: ScanResult, out: Path, settings: Settings | None = None) -> tuple[Path, ...]:
+def write_result(
+    result: ScanResult, out: Path, settings: Settings | None = None, extras: Collection[str] = ()
+) -> tuple[Path, ...]:
     """Write all files of a result into a folder, complete or not at all (see `write_folder`).
 
     Parameters
     ----------
     settings : the run's settings, kept in ``run.json``.
+    extras : forms of the result written only when asked for, of `noduscope.report.handback.EXTRAS`.
 
     Returns
     -------
@@ -44,8 +49,11 @@ def write_result(result: ScanResult, out: Path, settings: Settings | None = None
     ------
     InputRefused
         ``out`` is a file or holds something that is not ours, or it cannot be written.
+    SettingsError
+        For an unknown extra, or one whose packages are not installed.
     """
-    return write_folder(out, lambda part: _fill(result, part, settings))
+    check_extras(extras)
+    return write_folder(out, lambda part: _fill(result, part, settings, extras))
 
 
 def write_folder(out: Path, fill: Callable[[Path], Sequence[str]]) -> tuple[Path, ...]:
@@ -119,8 +127,10 @@ def _written_before(out: Path, held: set[str]) -> set[str]:
     return _OWN_NAMES | {str(name) for name in files} if isinstance(files, list) else _OWN_NAMES
 
 
-def _fill(result: ScanResult, folder: Path, settings: Settings | None) -> list[str]:
+def _fill(result: ScanResult, folder: Path, settings: Settings | None, extras: Collection[str]) -> list[str]:
     """Write every file; the names, sorted."""
+    handed = hand_back(result, folder, extras)
+    result = replace(result, warnings=(*result.warnings, *handed.warnings))
     pictures, keys = _draw(result)
     texts = {
         "findings.json": findings_json(result),
@@ -129,7 +139,7 @@ def _fill(result: ScanResult, folder: Path, settings: Settings | None) -> list[s
         "nodules.mrk.json": slicer_markups(result),
         "report.html": render_page(result, pictures),
     }
-    names = sorted([*texts, *keys, _MANIFEST])
+    names = sorted([*texts, *keys, *handed.names, _MANIFEST])
     texts[_MANIFEST] = manifest_json(result, settings, names)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
