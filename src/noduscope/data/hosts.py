@@ -57,17 +57,30 @@ def read_lesions(path: Path) -> dict[str, list[KnownLesion]]:
     return known
 
 
+def reviewed_findings() -> dict[str, list[KnownLesion]]:
+    """Places in the public scans that look like nodules and have no reference: neither reference nor negative.
+
+    ``reviewed_findings.csv`` beside this module holds them, one by one with a reason. Only the LIDC's scans
+    were read for all nodules; to call such a place a false positive would teach and score the opposite of what is seen.
+    """
+    known: dict[str, list[KnownLesion]] = {}
+    text = (Path(__file__).parent / "reviewed_findings.csv").read_text(encoding="utf-8")
+    for row in csv.DictReader(text.splitlines()):
+        place = (float(row["coordX"]), float(row["coordY"]), float(row["coordZ"]))
+        known.setdefault(row["scan"], []).append(KnownLesion(place, float(row["diameter_mm"]), counts=False))
+    return known
+
+
 def load_hosts(scans: Path, names: Iterable[str], cache: Path, settings: Settings) -> list[HostScan]:
     """Prepare the named scans, or take them from the cache where they were prepared before.
 
     The cache's key is the hash of the settings that shape its content.
     """
-    lesions = read_lesions(scans / "nodules.csv")
-    ignored = read_lesions(scans / "ignored.csv") if (scans / "ignored.csv").exists() else {}
+    lesions, reviewed = read_lesions(scans / "nodules.csv"), reviewed_findings()
     key = settings_hash(settings.preprocess) + settings_hash(settings.lungs)
     folder = cache / f"hosts-{key}"
     folder.mkdir(parents=True, exist_ok=True)
-    return [_load_host(scans / n, folder, lesions.get(n, []) + ignored.get(n, []), settings) for n in names]
+    return [_load_host(scans / n, folder, lesions.get(n, []) + reviewed.get(n, []), settings) for n in names]
 
 
 def _load_host(path: Path, folder: Path, known: list[KnownLesion], settings: Settings) -> HostScan:
