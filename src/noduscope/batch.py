@@ -17,6 +17,7 @@ from typing import Any
 from noduscope.errors import InputRefused, NoduscopeError
 from noduscope.files import replace_text
 from noduscope.findings import NOT_A_MEDICAL_DEVICE, ScanResult
+from noduscope.guidelines import PatientFacts
 from noduscope.io.read import read_scan
 from noduscope.predict import Models, load_models, predict, with_timing
 from noduscope.report.write import check_replaceable, write_result
@@ -31,6 +32,7 @@ class DetectOptions:
     series_uid: str | None = None
     model: str = "detector"
     workers: int = 1
+    patient: PatientFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def detect_one(path: Path, out: Path, options: DetectOptions) -> ScanResult:
         scan = read_scan(path, series_uid=options.series_uid)
         read = time.perf_counter() - start
         models = loading.result()
-    result = with_timing(predict(scan, models, options.settings), read=read)
+    result = with_timing(predict(scan, models, options.settings, options.patient), read=read)
     write_result(result, out, options.settings)
     return result
 
@@ -177,7 +179,7 @@ def _job(job: tuple[Path, Path, DetectOptions]) -> Outcome:
             _MODELS[options.model] = load_models(options.model, _THREADS)
         uid = scan.source.series_uid
         folder = out / (uid if uid.strip(".") else path.stem)
-        result = with_timing(predict(scan, _MODELS[options.model], options.settings), read=read)
+        result = with_timing(predict(scan, _MODELS[options.model], options.settings, options.patient), read=read)
         write_result(result, folder, options.settings)
     except NoduscopeError as error:
         return Outcome(str(path), error=str(error), exit_status=error.exit_status)

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,22 @@ train = typer.Typer(no_args_is_help=True, help="Train a network to a model bundl
 models = typer.Typer(no_args_is_help=True, help="Installed model bundles.")
 for name, part in (("evaluate", evaluate), ("data", data), ("train", train), ("models", models)):
     app.add_typer(part, name=name)
+
+
+class Sex(StrEnum):
+    """What risk models ask for."""
+
+    female = "female"
+    male = "male"
+
+
+class Smoker(StrEnum):
+    """Smoking status."""
+
+    current = "current"
+    former = "former"
+    never = "never"
+
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
@@ -96,13 +113,36 @@ def detect(
     threshold: Threshold = None,
     model: Model = "detector",
     workers: Annotated[int, typer.Option("--workers", min=1, help="Scans worked on at a time.")] = 1,
+    age: Annotated[float | None, typer.Option("--age", help="Patient's age in years, for guidelines and risk.")] = None,
+    sex: Annotated[Sex | None, typer.Option("--sex")] = None,
+    smoker: Annotated[Smoker | None, typer.Option("--smoker")] = None,
+    years_quit: Annotated[float | None, typer.Option("--years-quit", help="Years since the last cigarette.")] = None,
+    family_history: Annotated[
+        bool | None, typer.Option("--family-history/--no-family-history", help="Of lung cancer.")
+    ] = None,
+    emphysema: Annotated[bool | None, typer.Option("--emphysema/--no-emphysema")] = None,
+    prior_cancer: Annotated[bool | None, typer.Option("--prior-cancer/--no-prior-cancer")] = None,
+    baseline: Annotated[
+        bool | None, typer.Option("--baseline/--follow-up", help="First screening scan, or a later one.")
+    ] = None,
     settings: SettingsFile = None,
     as_json: Json = False,
 ) -> None:
     """Find the nodules of chest CTs: tables, pictures and a page for each scan."""
     from noduscope.batch import detect_many, detect_one, exit_status
+    from noduscope.guidelines import PatientFacts
 
-    options = _detect_options(settings, threshold, model, series_uid=series, workers=workers)
+    patient = PatientFacts(
+        age_years=age,
+        sex=sex.value if sex else None,
+        smoker=smoker.value if smoker else None,
+        years_quit=years_quit,
+        family_history=family_history,
+        emphysema=emphysema,
+        prior_cancer=prior_cancer,
+        exam=None if baseline is None else "baseline" if baseline else "follow-up",
+    )
+    options = _detect_options(settings, threshold, model, series_uid=series, workers=workers, patient=patient)
     if len(inputs) == 1:
         with _working(f"{inputs[0].name}: reading, searching, writing"):
             result = detect_one(inputs[0], out, options)

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from noduscope.boxes import Marks
 from noduscope.findings import Candidate, Nodule, NoduleMask, ScanResult
+from noduscope.guidelines import NoduleFacts, PatientFacts, assess
 from noduscope.lungs import LEFT, RIGHT, Lungs, find_lungs
 from noduscope.measure import measure_nodule
 from noduscope.model.bundle import Bundle, find_bundle, load_bundle
 from noduscope.model.engine import Engine, find_marks
+from noduscope.place import nodule_place
 from noduscope.region import LungRegion, lung_region
 from noduscope.scan import Scan
 from noduscope.settings import Settings
@@ -41,13 +43,16 @@ def load_models(detector: str = "detector", threads: int = 0) -> Models:
     return Models(bundle, Engine(bundle.network, threads))
 
 
-def predict(scan: Scan, models: Models, settings: Settings | None = None) -> ScanResult:
-    """Find and measure the nodules of a scan.
+def predict(
+    scan: Scan, models: Models, settings: Settings | None = None, patient: PatientFacts | None = None
+) -> ScanResult:
+    """Find and measure the nodules of a scan, and say what guidelines make of them.
 
     Parameters
     ----------
     scan : any orientation and spacing, as `read_scan` gives it.
     settings : the user's; the networks' own (spacing, HU range) come from their bundles.
+    patient : what is known about the patient; the guidelines state as assumed what is missing.
 
     Raises
     ------
@@ -68,6 +73,8 @@ def predict(scan: Scan, models: Models, settings: Settings | None = None) -> Sca
         threshold = models.detector.threshold if threshold is None else threshold
         labels = lungs.on(scan.geometry)
         nodules = _nodules(scan, lungs, labels, [c for c in candidates if c.probability >= threshold])
+    with clock.stage("guidelines"):
+        nodules = _advised(nodules, lungs, patient)
     return ScanResult(
         scan=scan,
         lungs=labels,
@@ -127,6 +134,19 @@ def _nodule(
         side=_side(lungs[0], found),
         mask=NoduleMask(*scan.from_canonical(measured.mask.box, measured.mask.mask)) if measured else None,
     )
+
+
+def _advised(nodules: tuple[Nodule, ...], lungs: Lungs, patient: PatientFacts | None) -> tuple[Nodule, ...]:
+    """The nodules with what the guidelines and risk models say of them, all of one scan judged together."""
+    facts = []
+    for n in nodules:
+        place = nodule_place(lungs, n.position_xyz_mm, n.diameter_mm.mean) if n.diameter_mm else None
+        zone, contact = (place.zone, place.pleural_contact) if place else (None, None)
+        facts.append(
+            NoduleFacts(diameter_mm=n.diameter_mm, volume_mm3=n.volume_mm3, zone=zone, pleural_contact=contact)
+        )
+    answers = assess(facts, patient)
+    return tuple(replace(n, guidelines=a.to_dict()) for n, a in zip(nodules, answers, strict=True))
 
 
 def _side(lungs: Lungs, found: Candidate) -> str | None:

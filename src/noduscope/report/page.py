@@ -27,6 +27,17 @@ class Pictures:
     findings: tuple[tuple[Panel, ...], ...]
 
 
+_ADVISERS = {
+    "lung_rads_2022": "Lung-RADS v2022",
+    "fleischner_2017": "Fleischner 2017",
+    "bts_2015": "BTS 2015",
+    "brock": "Brock risk of cancer",
+    "mayo": "Mayo risk of cancer",
+    "va": "VA risk of cancer",
+    "herder": "Herder risk of cancer",
+}
+
+
 def render_page(result: ScanResult, pictures: Pictures) -> str:
     """The page as HTML text; everything that comes from the scan or its headers is escaped."""
     return render("page.html", _context(result, pictures))
@@ -86,8 +97,15 @@ def _finding(nodule: Nodule, result: ScanResult) -> dict[str, Any]:
         "position": ", ".join(f"{p:.1f}".replace("-", "−") for p in nodule.position_xyz_mm),
         "diameter": diameter,
         "volume": _volume(volume) if volume else None,
+        "advice": _advice(nodule),
         "panels": [],
     }
+
+
+def _advice(nodule: Nodule) -> list[dict[str, Any]]:
+    """What each guideline and risk model says of a finding, in the order of `_ADVISERS`."""
+    said = nodule.guidelines or {}
+    return [{"name": name, **said[key]} for key, name in _ADVISERS.items() if key in said]
 
 
 def _volume(volume: Interval) -> dict[str, str]:
