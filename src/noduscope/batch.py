@@ -20,6 +20,7 @@ from noduscope.findings import NOT_A_MEDICAL_DEVICE, ScanResult
 from noduscope.guidelines import PatientFacts
 from noduscope.io.read import read_scan
 from noduscope.predict import Models, load_models, predict, with_timing
+from noduscope.report.handback import check_extras
 from noduscope.report.write import check_replaceable, write_result
 from noduscope.settings import Settings
 
@@ -33,6 +34,7 @@ class DetectOptions:
     model: str = "detector"
     workers: int = 1
     patient: PatientFacts | None = None
+    extras: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ def detect_one(path: Path, out: Path, options: DetectOptions) -> ScanResult:
         See `read_scan`, `predict` and `write_result`.
     """
     check_replaceable(out)
+    check_extras(options.extras)
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load_models, options.model)  # compiles while the scan is read
         start = time.perf_counter()
@@ -68,7 +71,7 @@ def detect_one(path: Path, out: Path, options: DetectOptions) -> ScanResult:
         read = time.perf_counter() - start
         models = loading.result()
     result = with_timing(predict(scan, models, options.settings, options.patient), read=read)
-    write_result(result, out, options.settings)
+    write_result(result, out, options.settings, options.extras)
     return result
 
 
@@ -78,6 +81,7 @@ def detect_many(paths: Sequence[Path], out: Path, options: DetectOptions) -> Ite
     Afterwards `out` also holds ``findings.csv`` and ``summary.json`` of all of them. A bad input
     becomes an outcome with an error; the others go on.
     """
+    check_extras(options.extras)
     out.mkdir(parents=True, exist_ok=True)
     jobs = [(p, out, options) for p in paths]
     outcomes: list[Outcome] = []
@@ -180,7 +184,7 @@ def _job(job: tuple[Path, Path, DetectOptions]) -> Outcome:
         uid = scan.source.series_uid
         folder = out / (uid if uid.strip(".") else path.stem)
         result = with_timing(predict(scan, _MODELS[options.model], options.settings, options.patient), read=read)
-        write_result(result, folder, options.settings)
+        write_result(result, folder, options.settings, options.extras)
     except NoduscopeError as error:
         return Outcome(str(path), error=str(error), exit_status=error.exit_status)
     return Outcome(

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -15,13 +15,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from noduscope import __version__
+from noduscope.console import (
+    comparison_table,
+    demo_dict,
+    demo_table,
+    findings_table,
+    froc_table,
+    grades_table,
+    outcome_table,
+    table,
+)
 from noduscope.errors import NoduscopeError
 from noduscope.findings import NOT_A_MEDICAL_DEVICE
 
 if TYPE_CHECKING:
     from noduscope.batch import DetectOptions, Outcome
-    from noduscope.demo import DemoResult
-    from noduscope.findings import ScanResult
 
 app = typer.Typer(
     name="noduscope",
@@ -125,6 +133,9 @@ def detect(
     baseline: Annotated[
         bool | None, typer.Option("--baseline/--follow-up", help="First screening scan, or a later one.")
     ] = None,
+    extra: Annotated[
+        list[str] | None, typer.Option("--extra", help="Further result forms: cad-sr, grand-challenge, fhir.")
+    ] = None,
     settings: SettingsFile = None,
     as_json: Json = False,
 ) -> None:
@@ -142,11 +153,13 @@ def detect(
         prior_cancer=prior_cancer,
         exam=None if baseline is None else "baseline" if baseline else "follow-up",
     )
-    options = _detect_options(settings, threshold, model, series_uid=series, workers=workers, patient=patient)
+    options = _detect_options(
+        settings, threshold, model, series_uid=series, workers=workers, patient=patient, extras=tuple(extra or ())
+    )
     if len(inputs) == 1:
         with _working(f"{inputs[0].name}: reading, searching, writing"):
             result = detect_one(inputs[0], out, options)
-        _say(result.to_dict() if as_json else _findings_table(result, out / "report.html"))
+        _say(result.to_dict() if as_json else findings_table(result, out / "report.html"))
         return
     outcomes: list[Outcome] = []
     for outcome in detect_many(inputs, out, options):
@@ -156,7 +169,7 @@ def detect(
     if as_json:
         _say(json.loads((out / "summary.json").read_text(encoding="utf-8")))
     else:
-        _say(_outcome_table(outcomes, out))
+        _say(outcome_table(outcomes, out))
     raise typer.Exit(exit_status(outcomes))
 
 
@@ -172,7 +185,45 @@ def demo(
 
     with _working("making a synthetic chest and analysing it"):
         shown = run_demo(out, _detect_options(None, None, model), seed)
-    _say(_demo_dict(shown) if as_json else _demo_table(shown))
+    _say(demo_dict(shown) if as_json else demo_table(shown))
+
+
+@app.command()
+def compare(
+    prior: Annotated[Path, typer.Argument(help="Earlier scan, or the result folder of an earlier detect.")],
+    current: Annotated[Path, typer.Argument(help="Later scan, or its result folder.")],
+    out: Out,
+    prior_scan: Annotated[Path | None, typer.Option("--prior-scan", help="The scan of a prior result folder.")] = None,
+    current_scan: Annotated[
+        Path | None, typer.Option("--current-scan", help="The scan of a current result folder.")
+    ] = None,
+    prior_series: Annotated[str | None, typer.Option("--prior-series", help="SeriesInstanceUID.")] = None,
+    current_series: Annotated[str | None, typer.Option("--current-series", help="SeriesInstanceUID.")] = None,
+    interval_days: Annotated[
+        int | None, typer.Option("--interval-days", min=1, help="Days between [default: the files' dates].")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Even if the files name different patients.")] = False,
+    model: Model = "detector",
+    settings: SettingsFile = None,
+    as_json: Json = False,
+) -> None:
+    """Follow-up: match the nodules of two scans, growth and doubling time."""
+    from noduscope.compare import CompareOptions, run_compare
+    from noduscope.settings import load_settings
+
+    options = CompareOptions(
+        prior_scan=prior_scan,
+        current_scan=current_scan,
+        prior_series=prior_series,
+        current_series=current_series,
+        interval_days=interval_days,
+        force=force,
+        settings=load_settings(settings),
+        detector=model,
+    )
+    with _working("reading, searching and registering both scans"):
+        made = run_compare(prior, current, out, options)
+    _say(made if as_json else comparison_table(made, out))
 
 
 @evaluate.command("detections")
@@ -193,7 +244,7 @@ def evaluate_detections(
     metrics = run_detections(
         predictions, annotations, excluded, seriesuids, out, FrocSettings(replicates=replicates, seed=seed)
     )
-    _say(metrics if as_json else _froc_table(metrics, out))
+    _say(metrics if as_json else froc_table(metrics, out))
 
 
 @evaluate.command("grades")
@@ -211,7 +262,7 @@ def evaluate_grades(
 
     options = GradesSettings(threshold=threshold, size_column=size_column, seed=seed)
     metrics = run_grades(predictions, labels, out, options)
-    _say(metrics if as_json else _grades_table(metrics, out))
+    _say(metrics if as_json else grades_table(metrics, out))
 
 
 @data.command("lidc")
@@ -231,7 +282,7 @@ def data_lidc(
         summary = build_lidc_reference(out, database)
     held = dataclasses.asdict(summary)
     rows = [(k.replace("_", " "), str(v)) for k, v in held.items() if isinstance(v, int)]
-    _say(held if as_json else lambda: _table(f"LIDC reference in {out}", ("what", "count"), rows))
+    _say(held if as_json else lambda: table(f"LIDC reference in {out}", ("what", "count"), rows))
 
 
 @train.command("detector")
@@ -277,7 +328,7 @@ def models_list(as_json: Json = False) -> None:
 
     rows = [(b.name, b.version, b.sha256[:12], str(b.path)) for b in map(load_bundle, find_bundles())]
     columns = ("name", "version", "sha256", "folder")
-    _say([dict(zip(columns, r, strict=True)) for r in rows] if as_json else lambda: _table("models", columns, rows))
+    _say([dict(zip(columns, r, strict=True)) for r in rows] if as_json else lambda: table("models", columns, rows))
 
 
 @models.command("show")
@@ -340,134 +391,3 @@ def _say(content: Callable[[], None] | Any) -> None:
         content()
     else:
         typer.echo(json.dumps(content, indent=1))
-
-
-def _table(title: str, columns: tuple[str, ...], rows: Sequence[Sequence[str]]) -> None:
-    """A table on standard output; as wide as it needs to be where that is not a terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
-
-
-def _findings_table(result: ScanResult, report: Path) -> Callable[[], None]:
-    def show() -> None:
-        rows = []
-        for n in result.nodules:
-            size = (
-                f"{n.diameter_mm.mean:.1f} ({n.diameter_mm.low:.1f}–{n.diameter_mm.high:.1f})" if n.diameter_mm else "–"
-            )
-            volume = f"{n.volume_mm3.value:.0f}" if n.volume_mm3 else "–"
-            place = ", ".join(f"{v:.1f}" for v in n.position_xyz_mm)
-            rows.append((str(n.id), f"{n.probability:.2f}", size, volume, n.side or "–", str(n.slice_number), place))
-        columns = ("#", "probability", "diameter mm", "volume mm³", "lung", "slice", "LPS mm")
-        if rows:
-            _table(f"{len(rows)} findings", columns, rows)
-        else:
-            typer.echo(f"no finding at or above probability {result.threshold:.2f}")
-        for warning in result.warnings:
-            typer.echo(f"warning [{warning.code}]: {warning.text}", err=True)
-        typer.echo(f"report: {report}   ({result.timing_s['total']:.1f} s)")
-        typer.echo(NOT_A_MEDICAL_DEVICE)
-
-    return show
-
-
-def _outcome_table(outcomes: list[Outcome], out: Path) -> Callable[[], None]:
-    def show() -> None:
-        rows = [
-            (
-                Path(o.path).name,
-                o.error or "done",
-                "–" if o.error else str(o.nodules),
-                f"{o.seconds:.1f}",
-                Path(o.folder).name,
-            )
-            for o in outcomes
-        ]
-        _table("scans", ("input", "status", "findings", "s", "folder"), rows)
-        typer.echo(f"all findings: {out / 'findings.csv'}")
-        typer.echo(NOT_A_MEDICAL_DEVICE)
-
-    return show
-
-
-def _demo_dict(shown: DemoResult) -> dict[str, Any]:
-    planted = [
-        {
-            "type": p.planted.type,
-            "shape": p.planted.shape,
-            "place": p.planted.place,
-            "diameter_mm": round(p.planted.diameter_mm, 1),
-            "found": p.found is not None,
-            "probability": round(p.found.probability, 4) if p.found else None,
-        }
-        for p in shown.pairs
-    ]
-    return {
-        "notice": NOT_A_MEDICAL_DEVICE,
-        "planted": planted,
-        "false_positives": len(shown.false_positives),
-        "report": str(shown.report),
-    }
-
-
-def _demo_table(shown: DemoResult) -> Callable[[], None]:
-    def show() -> None:
-        rows = []
-        for pair in shown.pairs:
-            p, f = pair.planted, pair.found
-            found = ("yes", f"{f.probability:.2f}") if f else ("no", "–")
-            size = f"{f.diameter_mm.mean:.1f}" if f and f.diameter_mm else "–"
-            rows.append((p.type, p.shape, p.place, f"{p.diameter_mm:.1f}", *found, size))
-        columns = ("type", "shape", "place", "planted mm", "found", "probability", "measured mm")
-        _table("planted in the synthetic chest, and found", columns, rows)
-        found_all = sum(1 for p in shown.pairs if p.found)
-        typer.echo(
-            f"found {found_all} of {len(shown.pairs)}; findings that were not planted: {len(shown.false_positives)}"
-        )
-        typer.echo(f"report: {shown.report}")
-        typer.echo(NOT_A_MEDICAL_DEVICE)
-
-    return show
-
-
-def _froc_table(metrics: dict[str, Any], out: Path) -> Callable[[], None]:
-    def show() -> None:
-        froc, cpm = metrics["froc"], metrics["cpm"]
-        pairs = zip(froc["fps_per_scan"], froc["sensitivity"], strict=True)
-        rows = [(f"{rate:g}", _number(value)) for rate, value in pairs]
-        _table("sensitivity", ("false positives per scan", "sensitivity"), rows)
-        for kind in ("interpolated", "nearest"):
-            typer.echo(f"CPM, {kind}: {_estimate(cpm[kind])}")
-        for warning in metrics["warnings"]:
-            typer.echo(f"warning [{warning['code']}]: {warning['text']}", err=True)
-        typer.echo(f"results: {out}")
-        typer.echo(NOT_A_MEDICAL_DEVICE)
-
-    return show
-
-
-def _grades_table(metrics: dict[str, Any], out: Path) -> Callable[[], None]:
-    def show() -> None:
-        rows = [(k.replace("_", " "), _estimate(v)) for k, v in metrics["metrics"].items() if isinstance(v, dict)]
-        _table(f"{metrics['n']} cases of {metrics['patients']} patients", ("metric", "value (95 % interval)"), rows)
-        for warning in metrics.get("warnings", []):
-            typer.echo(f"warning [{warning['code']}]: {warning['text']}", err=True)
-        typer.echo(f"results: {out}")
-        typer.echo(NOT_A_MEDICAL_DEVICE)
-
-    return show
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _estimate(found: dict[str, Any]) -> str:
-    return f"{_number(found['value'])} ({_number(found.get('low'))} to {_number(found.get('high'))})"
