@@ -78,7 +78,7 @@ def detect_one(path: Path, out: Path, options: DetectOptions) -> ScanResult:
 def detect_many(paths: Sequence[Path], out: Path, options: DetectOptions) -> Iterator[Outcome]:
     """Run `detect` on several inputs, one folder per series in `out`; yields each outcome as it is done.
 
-    Afterwards `out` also holds ``findings.csv`` and ``summary.json`` of all of them. A bad input
+    Afterwards `out` also holds ``findings.csv``, ``candidates.csv`` and ``summary.json`` of all of them. A bad input
     becomes an outcome with an error; the others go on.
     """
     check_extras(options.extras)
@@ -91,7 +91,8 @@ def detect_many(paths: Sequence[Path], out: Path, options: DetectOptions) -> Ite
         yield outcomes[-1]
     order = {str(p): i for i, p in enumerate(paths)}
     outcomes.sort(key=lambda o: order[o.path])
-    replace_text(out / "findings.csv", joint_csv(Path(o.folder) / "findings.csv" for o in outcomes if o.folder))
+    for table in ("findings.csv", "candidates.csv"):
+        replace_text(out / table, joint_csv(Path(o.folder) / table for o in outcomes if o.folder))
     replace_text(out / "summary.json", json.dumps(summary(outcomes), indent=1) + "\n")
 
 

@@ -36,12 +36,17 @@ app = typer.Typer(
     help=f"Finds, measures and reports lung nodules on chest CT. {NOT_A_MEDICAL_DEVICE}",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-evaluate = typer.Typer(no_args_is_help=True, help="Score detections or grades against a reference.")
-data = typer.Typer(no_args_is_help=True, help="Reference tables and training data.")
-train = typer.Typer(no_args_is_help=True, help="Train a network to a model bundle (needs the train extra).")
-models = typer.Typer(no_args_is_help=True, help="Installed model bundles.")
+evaluate = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Score detections or grades against a reference."
+)
+data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Reference tables and training data.")
+train = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Train a network to a model bundle (needs the [train] extra)."
+)
+models = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Installed model bundles.")
 for name, part in (("evaluate", evaluate), ("data", data), ("train", train), ("models", models)):
     app.add_typer(part, name=name)
 

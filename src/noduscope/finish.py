@@ -117,7 +117,7 @@ def default_threshold(volumes: Sequence[KnownVolume], marks: Sequence[Marks], ca
     scores = np.sort(matched.false_positives)[::-1]
     allowed = int(_THRESHOLD_RATE * matched.scans)
     logit = float(scores[allowed]) if allowed < len(scores) else -4.0
-    return round(calibration.probability(logit) + 1e-4, 4)
+    return min(1.0, round(calibration.probability(logit) + 1e-4, 4))
 
 
 def _measure(out: Path, volumes: Sequence[KnownVolume], marks: Sequence[Marks], calibration: Calibration) -> Measured:
@@ -177,8 +177,8 @@ def write_card(
         "## Data",
         "",
         "Public data of The Cancer Imaging Archive: nodule stacks with readers' outlines of LIDC-IDRI (CC BY 3.0) and "
-        "chest CTs of LIDC-IDRI, QIN LUNG CT, NSCLC-Radiogenomics, RIDER (CC BY 3.0), CPTAC, LCTSC, CMB-CRC, "
-        "Lung-PET-CT-Dx (CC BY 4.0). RICORD-1A (CC BY-NC 4.0) is used to evaluate only. "
+        "chest CTs of LIDC-IDRI, QIN LUNG CT, CPTAC, LCTSC, NSCLC-Radiogenomics, RIDER Lung CT (CC BY 3.0 or 4.0), "
+        "CMB-CRC, Lung-PET-CT-Dx (CC BY 4.0). RICORD-1A (CC BY-NC 4.0) is used to evaluate only. "
         "Training crops are pieces of whole scans, mostly with real nodules of other patients set into them.",
         "",
         "## Protocol",

@@ -16,7 +16,6 @@ from noduscope.findings import NOT_A_MEDICAL_DEVICE, Diameter, Nodule, ScanResul
 from noduscope.preprocess import clear_view, window
 from noduscope.report.views import AXIAL, PLANES, Anatomy, Frame, Polygon, View, lung_projections
 from noduscope.scan import Geometry
-from noduscope.settings import ViewSettings
 
 LUNG_WINDOW = (-600.0, 1500.0)
 """Centre and width, HU."""
@@ -169,7 +168,7 @@ def _clear(anatomy: Anatomy, view: View) -> Grey:
     field = frame.step_mm * frame.width
     pixels = round(2 * field / _CLEAR_STEP_MM)
     wide = anatomy.plane(view.kind, Frame.square(frame.centre_zyx, 2 * field, pixels))
-    grey = clear_view(wide.hu, ViewSettings())
+    grey = clear_view(wide.hu, anatomy.clearer)
     scale = frame.step_mm / wide.frame.step_mm
     first = (pixels - 1) / 2 - scale * (frame.width - 1) / 2
     matrix = np.array([[scale, 0.0, first], [0.0, scale, first]])

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from noduscope.findings import Nodule, ScanResult
 from noduscope.preprocess import in_threads
 from noduscope.scan import Box, Geometry, HuVolume, Scan, ScanSource
+from noduscope.settings import Settings, ViewSettings
 
 Polygon: TypeAlias = NDArray[np.float64]
 """Corner points, shape (n, 2), as (column, row) in pixels of a view."""
@@ -89,14 +90,16 @@ class Anatomy:
     lungs: NDArray[np.uint8]
     lung_box: Box
     """The box of the lungs; the whole scan where there are none."""
+    clearer: ViewSettings = ViewSettings()
+    """How the clearer pictures are made."""
 
     @classmethod
-    def of(cls, result: ScanResult) -> Anatomy:
+    def of(cls, result: ScanResult, settings: Settings | None = None) -> Anatomy:
         """Bring scan and lung labels into canonical order."""
         scan, lungs = result.scan.canonical(), result.lungs
         if scan is not result.scan:
             lungs = _canonical(lungs, result.scan.geometry).hu.astype(np.uint8)
-        return cls(scan, lungs, _lung_box(lungs))
+        return cls(scan, lungs, _lung_box(lungs), settings.view if settings else ViewSettings())
 
     def index_of(self, nodule: Nodule) -> tuple[float, float, float]:
         """Canonical fractional index of a nodule."""

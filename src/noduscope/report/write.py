@@ -131,7 +131,7 @@ def _fill(result: ScanResult, folder: Path, settings: Settings | None, extras: C
     """Write every file; the names, sorted."""
     handed = hand_back(result, folder, extras)
     result = replace(result, warnings=(*result.warnings, *handed.warnings))
-    pictures, keys = _draw(result)
+    pictures, keys = _draw(result, settings)
     texts = {
         "findings.json": findings_json(result),
         "findings.csv": findings_csv(result),
@@ -148,9 +148,9 @@ def _fill(result: ScanResult, folder: Path, settings: Settings | None, extras: C
     return names
 
 
-def _draw(result: ScanResult) -> tuple[Pictures, dict[str, bytes]]:
+def _draw(result: ScanResult, settings: Settings | None) -> tuple[Pictures, dict[str, bytes]]:
     """All pictures of a result; findings are drawn in parallel."""
-    anatomy = Anatomy.of(result)
+    anatomy = Anatomy.of(result, settings)
     pictured = result.nodules[:MOST_PICTURED]
     panels: list[tuple[Panel, ...]] = [()] * len(pictured)
     keys = [b""] * len(pictured)
