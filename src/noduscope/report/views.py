@@ -90,7 +90,7 @@ class Anatomy:
     lungs: NDArray[np.uint8]
     lung_box: Box
     """The box of the lungs; the whole scan where there are none."""
-    clearer: ViewSettings = ViewSettings()
+    clearer: ViewSettings
     """How the clearer pictures are made."""
 
     @classmethod
