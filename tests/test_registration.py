@@ -90,7 +90,7 @@ def test_nodules_are_mapped_to_two_millimetres(breathed, registered):
     error = np.linalg.norm(registered.map(places(solid)) - truth, axis=1)
     assert error.max() < 2.0
     # nothing of it was there before
-    assert np.linalg.norm(places(solid) - truth, axis=1).min() > 8.0
+    assert np.linalg.norm(places(solid) - truth, axis=1).max() > 15.0
 
 
 def test_a_good_registration_says_so(registered):
