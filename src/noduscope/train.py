@@ -27,6 +27,7 @@ from noduscope.data.folds import patient_fold, require_disjoint
 from noduscope.data.hosts import HostScan, load_hosts
 from noduscope.data.validation import KnownVolume, Matched, implanted_volumes, match
 from noduscope.errors import InputRefused, SettingsError
+from noduscope.files import replace_text
 from noduscope.model.detector import build_detector, detector_loss
 from noduscope.model.engine import Engine, find_marks
 from noduscope.model.ir import to_openvino
@@ -80,6 +81,11 @@ def detector_data(data: Path, cache: Path, settings: Settings) -> DetectorData:
     Parameters
     ----------
     data : folder with ``scans/`` (see `data.hosts`) and ``lidc_nodules/`` (see `data.crops`).
+
+    Raises
+    ------
+    InputRefused
+        When either side has nothing to learn or to be scored on.
     """
     split = settings.split
     hosts = training_hosts(data, cache, settings)
@@ -91,8 +97,15 @@ def detector_data(data: Path, cache: Path, settings: Settings) -> DetectorData:
     require_disjoint((s.patient_id for s in for_training), held_out, "nodules")
     require_disjoint((h.name for h in hosts), held_out, "scans")
     patches = _patches(for_training, settings.preprocess.spacing_mm)
+    if not patches:
+        raise InputRefused(f"{data / 'lidc_nodules'} holds no nodule for training")
+    validation = implants_of(data, cache, settings, "validation")
+    # without an answer to score against no epoch would ever be the best
+    if not any(k.counts for v in validation for k in v.lesions):
+        names = ", ".join(split.validation_scans)
+        raise InputRefused(f"{data / 'scans'} holds no validation scan with a known nodule; expected: {names}")
     source = CropSource(hosts, patches, for_training, load_hard_negatives(cache, hosts))
-    return DetectorData(source, implants_of(data, cache, settings, "validation"))
+    return DetectorData(source, validation)
 
 
 def usable_stacks(data: Path, settings: Settings) -> list[NoduleStack]:
@@ -248,12 +261,11 @@ def train_detector(data: Path, out: Path, cache: Path, settings: Settings, start
     SettingsError
         When `out` holds a run with other settings.
     """
-    out.mkdir(parents=True, exist_ok=True)
     text, held = settings_to_toml(settings), out / "settings.toml"
     if held.exists() and held.read_text(encoding="utf-8") != text:
         raise SettingsError(f"{out} holds a run with other settings; give another folder or the same settings")
-    held.write_text(text, encoding="utf-8")
     split = detector_data(data, cache, settings)
+    replace_text(held, text)
     train = settings.train_detector
     keras.utils.set_random_seed(train.seed)
     model = build_detector(settings.detector)
