@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from noduscope.errors import InputRefused
 from noduscope.findings import Diameter, Interval, Nodule, NoduleMask, ScanResult
+from noduscope.guidelines.tables import load_tables
 from noduscope.measure import measure_nodule
 from noduscope.registration import Registration
 from noduscope.scan import Scan, ScanWarning, Triple
@@ -31,8 +32,7 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 differ, but inside the nodules' own intervals. ``unmarked``: marked in one scan, and something that the detector
 did not mark is at its place in the other. ``outside``: its place in the other scan was not scanned."""
 
-LUNG_RADS_MM, LUNG_RADS_DAYS = 1.5, 366
-FLEISCHNER_MM, BTS_PERCENT = 2.0, 25.0
+_YEAR_DAYS = 366
 _THICK_MM = 2.5
 _UNKNOWN_HINT_MM = 6.0
 _LOOKS = 3
@@ -254,22 +254,23 @@ def growth_rules(diameter: Change | None, volume: Change | None, interval_days: 
     et al., Thorax 70 Suppl 2): volume up by at least 25 %. Fleischner 2017 (MacMahon et al., Radiology 284:228;
     Bankier et al., Radiology 285:584): diameter up by at least 2 mm.
     """
-    rules = []
+    tables, rules = load_tables(), []
     if diameter is not None:
+        lung_rads, fleischner = tables["lung_rads_2022"]["growth_over_mm"], tables["fleischner_2017"]["growth_from_mm"]
         # as reported: diameters to 0.1 mm
         d = diameter.absolute
         grown, low, high = (round(v, 1) for v in (d.value, d.low, d.high))
-        within = interval_days is not None and interval_days <= LUNG_RADS_DAYS
-        sure = low > LUNG_RADS_MM or high <= LUNG_RADS_MM
-        text = "mean diameter up by more than 1.5 mm within 12 months"
-        rules.append(GrowthRule("lung_rads_2022", grown > LUNG_RADS_MM if within else None, within and sure, text))
-        sure = low >= FLEISCHNER_MM or high < FLEISCHNER_MM
-        text = "mean diameter up by at least 2 mm"
-        rules.append(GrowthRule("fleischner_2017", grown >= FLEISCHNER_MM, sure, text))
+        within = interval_days is not None and interval_days <= _YEAR_DAYS
+        sure = low > lung_rads or high <= lung_rads
+        text = f"mean diameter up by more than {lung_rads:g} mm within 12 months"
+        rules.append(GrowthRule("lung_rads_2022", grown > lung_rads if within else None, within and sure, text))
+        sure = low >= fleischner or high < fleischner
+        text = f"mean diameter up by at least {fleischner:g} mm"
+        rules.append(GrowthRule("fleischner_2017", grown >= fleischner, sure, text))
     if volume is not None:
-        p = volume.percent
-        sure = p.low >= BTS_PERCENT or p.high < BTS_PERCENT
-        rules.append(GrowthRule("bts_2015", p.value >= BTS_PERCENT, sure, "volume up by at least 25 %"))
+        p, bts = volume.percent, 100 * tables["bts_2015"]["growth_share"]
+        sure = p.low >= bts or p.high < bts
+        rules.append(GrowthRule("bts_2015", p.value >= bts, sure, f"volume up by at least {bts:g} %"))
     return tuple(rules)
 
 
