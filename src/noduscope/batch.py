@@ -20,7 +20,7 @@ from noduscope.findings import NOT_A_MEDICAL_DEVICE, ScanResult
 from noduscope.guidelines import PatientFacts
 from noduscope.io.read import read_scan
 from noduscope.predict import Models, load_models, predict, with_timing
-from noduscope.report.handback import check_extras
+from noduscope.report.handback import check_extras, preload
 from noduscope.report.write import check_replaceable, write_result
 from noduscope.settings import Settings
 
@@ -70,7 +70,8 @@ def detect_one(path: Path, out: Path, options: DetectOptions) -> ScanResult:
         scan = read_scan(path, series_uid=options.series_uid)
         read = time.perf_counter() - start
         models = loading.result()
-    result = with_timing(predict(scan, models, options.settings, options.patient), read=read)
+        pool.submit(preload, scan)  # while the network runs
+        result = with_timing(predict(scan, models, options.settings, options.patient), read=read)
     write_result(result, out, options.settings, options.extras)
     return result
 

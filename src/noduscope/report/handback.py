@@ -12,7 +12,7 @@ from noduscope.findings import ScanResult
 from noduscope.report import exchange
 from noduscope.report.dicom import dicom_files
 from noduscope.report.masks import write_labels
-from noduscope.scan import ScanWarning
+from noduscope.scan import Scan, ScanWarning
 
 if TYPE_CHECKING:
     from noduscope.report.dicom_codes import Grade
@@ -41,6 +41,13 @@ def check_extras(extras: Collection[str]) -> None:
     unknown = sorted(set(extras) - set(EXTRAS))
     if unknown:
         raise SettingsError(f"unknown result form {', '.join(unknown)}; known: {', '.join(EXTRAS)}")
+
+
+def preload(scan: Scan) -> None:
+    """Import what writing DICOM objects needs, where the scan will have them: half a second that can run beside."""
+    if scan.source.reader == "dicom":
+        import noduscope.report.dicom_seg  # noqa: PLC0415
+        import noduscope.report.dicom_sr  # noqa: F401, PLC0415
 
 
 def hand_back(
