@@ -139,8 +139,11 @@ def detect(
         bool | None, typer.Option("--baseline/--follow-up", help="First screening scan, or a later one.")
     ] = None,
     extra: Annotated[
-        list[str] | None, typer.Option("--extra", help="Further result forms: cad-sr, grand-challenge, fhir.")
+        list[str] | None, typer.Option("--extra", help="Further result forms: cad-sr, grand-challenge, fhir, pdf.")
     ] = None,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Print the page to report.pdf (needs Chromium); as --extra pdf.")
+    ] = False,
     settings: SettingsFile = None,
     as_json: Json = False,
 ) -> None:
@@ -159,7 +162,13 @@ def detect(
         exam=None if baseline is None else "baseline" if baseline else "follow-up",
     )
     options = _detect_options(
-        settings, threshold, model, series_uid=series, workers=workers, patient=patient, extras=tuple(extra or ())
+        settings,
+        threshold,
+        model,
+        series_uid=series,
+        workers=workers,
+        patient=patient,
+        extras=(*(extra or ()), *(["pdf"] if pdf else [])),
     )
     if len(inputs) == 1:
         with _working(f"{inputs[0].name}: reading, searching, writing"):

@@ -17,8 +17,8 @@ from noduscope.scan import Scan, ScanWarning
 if TYPE_CHECKING:
     from noduscope.report.dicom_codes import Grade
 
-CAD_SR = "cad-sr"
-EXTRAS = (CAD_SR, *exchange.KINDS)
+CAD_SR, PDF_EXTRA = "cad-sr", "pdf"
+EXTRAS = (CAD_SR, *exchange.KINDS, PDF_EXTRA)
 """What is written only when asked for."""
 
 

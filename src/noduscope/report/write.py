@@ -13,8 +13,9 @@ from noduscope.errors import InputRefused
 from noduscope.findings import ScanResult
 from noduscope.preprocess import in_threads
 from noduscope.report.figures import Panel, finding_panels, key_image, projection_panels
-from noduscope.report.handback import check_extras, hand_back
+from noduscope.report.handback import PDF_EXTRA, check_extras, hand_back
 from noduscope.report.page import Pictures, render_page
+from noduscope.report.pdf import PDF, find_browser, print_page
 from noduscope.report.tables import (
     candidates_csv,
     findings_csv,
@@ -23,11 +24,13 @@ from noduscope.report.tables import (
     slicer_markups,
 )
 from noduscope.report.views import Anatomy
+from noduscope.scan import ScanWarning
 from noduscope.settings import Settings
 
 MOST_PICTURED = 16
 """Findings with pictures: the most probable ones. More would make the page too large to send."""
 _MANIFEST = "run.json"
+_NO_BROWSER = ScanWarning("no-pdf", "No PDF was made: it is printed by Chromium, and none is installed.")
 _OWN_NAMES = {"findings.json", "findings.csv", "candidates.csv", "nodules.mrk.json", "report.html", _MANIFEST}
 
 
@@ -130,7 +133,9 @@ def _written_before(out: Path, held: set[str]) -> set[str]:
 def _fill(result: ScanResult, folder: Path, settings: Settings | None, extras: Collection[str]) -> list[str]:
     """Write every file; the names, sorted."""
     handed = hand_back(result, folder, extras)
-    result = replace(result, warnings=(*result.warnings, *handed.warnings))
+    browser = find_browser() if PDF_EXTRA in extras else None
+    missing = (_NO_BROWSER,) if PDF_EXTRA in extras and browser is None else ()
+    result = replace(result, warnings=(*result.warnings, *handed.warnings, *missing))
     pictures, keys = _draw(result, settings)
     texts = {
         "findings.json": findings_json(result),
@@ -139,12 +144,13 @@ def _fill(result: ScanResult, folder: Path, settings: Settings | None, extras: C
         "nodules.mrk.json": slicer_markups(result),
         "report.html": render_page(result, pictures),
     }
-    names = sorted([*texts, *keys, *handed.names, _MANIFEST])
-    texts[_MANIFEST] = manifest_json(result, settings, names)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     for name, data in keys.items():
         (folder / name).write_bytes(data)
+    printed = browser is not None and print_page(folder / "report.html", folder / PDF, browser)
+    names = sorted([*texts, *keys, *handed.names, *([PDF] if printed else []), _MANIFEST])
+    (folder / _MANIFEST).write_text(manifest_json(result, settings, names), encoding="utf-8", newline="\n")
     return names
 
 
