@@ -322,6 +322,34 @@ def train_detector(
     typer.echo(f"bundle: {path}")
 
 
+@train.command("average")
+def train_average(
+    weights: Annotated[list[Path], typer.Argument(help="Weight files of one training.")],
+    settings: Annotated[Path, typer.Option("--settings", help="The settings.toml of their run.")],
+    out: Out,
+) -> None:
+    """Make a run folder of the mean of several weights; `train bundle` measures it."""
+    _need_keras()
+    from noduscope.average import average_weights
+
+    typer.echo(f"run: {average_weights(weights, settings, out)}")
+
+
+@train.command("bundle")
+def train_bundle(
+    run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
+    folder: Annotated[Path, typer.Option("--data", help="Folder with scans/ and lidc_nodules/.")],
+    cache: Annotated[Path, typer.Option("--cache", help="Where prepared scans are kept.")],
+    version: Annotated[str, typer.Option("--version", help="Version of the bundle.")] = "0.0",
+) -> None:
+    """Calibrate and measure a run's weights and write them as a bundle with its card."""
+    _need_keras()
+    from noduscope.finish import finish_detector
+
+    with _working("measuring on validation and test volumes"):
+        typer.echo(f"bundle: {finish_detector(run, folder, cache, version)}")
+
+
 @train.command("hard-negatives")
 def train_hard_negatives(
     run: Annotated[Path, typer.Argument(help="Folder of a training run.")],

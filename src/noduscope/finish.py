@@ -35,6 +35,8 @@ from noduscope.train import implants_of, read_history
 
 NODULES_PER_SCAN = 1186 / 888
 """LUNA16's mean; implants make nodules far more frequent than they are, and a probability must not."""
+ORIGIN = "origin.txt"
+"""In a run folder that was not trained but made: says of what."""
 _THRESHOLD_RATE = 1.0  # false positives per scan on validation at the default threshold
 
 
@@ -79,7 +81,7 @@ def finish_detector(run: Path, data: Path, cache: Path, version: str) -> Path:
     test_volumes = implants_of(data, cache, settings, "test")
     test = _measure(run / "test", test_volumes, _search(engine, test_volumes, settings), calibration)
     threshold = default_threshold(volumes, marks, calibration)
-    card = write_card((version, settings), read_history(run), (validation, test), (calibration, threshold))
+    card = write_card((version, settings), _origin(run), (validation, test), (calibration, threshold))
 
     def fill(folder: Path) -> None:
         ov.save_model(network, folder / "model.xml", compress_to_fp16=False)
@@ -90,6 +92,15 @@ def finish_detector(run: Path, data: Path, cache: Path, version: str) -> Path:
     path = run / f"detector-{version}"
     write_bundle(path, ("detector", version), content, fill)
     return path
+
+
+def _origin(run: Path) -> str:
+    """Which weights of a run these are, in words."""
+    if (run / ORIGIN).exists():
+        return (run / ORIGIN).read_text(encoding="utf-8").strip()
+    history = read_history(run)
+    best = max(history, key=lambda r: float(r["cpm"]), default={"epoch": "?"})
+    return f"those of epoch {best['epoch']} (of {len(history)}, counted from 0), the best on validation"
 
 
 def _search(engine: Engine, volumes: Sequence[KnownVolume], settings: Settings) -> tuple[Marks, ...]:
@@ -158,7 +169,7 @@ def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
 
 def write_card(
     about: tuple[str, Settings],
-    history: Sequence[dict[str, str]],
+    origin: str,
     measured: tuple[Measured, Measured],
     decision: tuple[Calibration, float],
 ) -> str:
@@ -166,7 +177,6 @@ def write_card(
     version, settings = about
     validation, test = measured
     calibration, threshold = decision
-    best = max(history, key=lambda r: float(r["cpm"]), default={"epoch": "?"})
     lines = [
         f"# detector {version}",
         "",
@@ -186,7 +196,7 @@ def write_card(
         f"Split by patient: nodules by a hash of the patient id into {settings.split.folds} parts (part "
         f"{settings.split.validation_fold} validation, {settings.split.test_fold} test, the others training); scans by "
         "name. Validation chose the epoch, the calibration and the threshold; test was measured once. "
-        f"Kept: epoch {best['epoch']} of {len(history)}.",
+        f"The weights are {origin}.",
         "",
         "**Mostly implants.** Most of the nodules below are real nodules implanted into real scans; the scans are few, "
         "so false positive rates and the intervals (bootstrap by scan) rest on few patients.",
