@@ -92,9 +92,9 @@ def test_the_threshold_is_the_user_s_or_the_model_s(chest: Phantom, models: Mode
 
 
 def test_stages_are_timed_and_summed(result: ScanResult):
-    assert list(result.timing_s) == ["lungs", "detect", "measure"]
+    assert list(result.timing_s) == ["lungs", "detect", "measure", "guidelines"]
     timed = with_timing(with_timing(result, read=1.0), open=2.0)
-    assert list(timed.timing_s) == ["open", "read", "lungs", "detect", "measure", "total"]
+    assert list(timed.timing_s) == ["open", "read", "lungs", "detect", "measure", "guidelines", "total"]
     assert timed.timing_s["total"] == pytest.approx(sum(result.timing_s.values()) + 3.0)
 
 

@@ -1,7 +1,7 @@
 """The shipped detector on scans that it has never seen: every known nodule found, few marks beside them.
 
 The scans without known nodules, and all but the LIDC ones, were never read for every nodule: what
-`REVIEWED` lists was looked at and is not counted as a false positive, with the reason beside it.
+`reviewed_findings` lists was looked at and is not counted as a false positive; its table holds the reasons.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from noduscope.data.hosts import reviewed_findings
 from noduscope.errors import ModelError
 from noduscope.findings import Candidate, ScanResult
 from noduscope.io.read import read_scan
@@ -28,10 +29,6 @@ pytestmark = pytest.mark.slow
 WITH_NODULES = ("LIDC-IDRI-0001", "LIDC-IDRI-0314")
 WITHOUT_KNOWN_NODULES = ("LCTSC-Test-S1-101", "LCTSC-Test-S1-102", "RICORD-1A-000082")
 MOST_FALSE = 4
-REVIEWED: dict[str, tuple[tuple[tuple[float, float, float], str], ...]] = {}
-"""Per scan: LPS mm of a finding that was looked at and is a nodule nobody labelled, and why it is one."""
-
-
 @pytest.fixture(scope="module")
 def models() -> Models:
     try:
@@ -71,7 +68,7 @@ def within(found: Candidate, place: tuple[float, float, float], radius_mm: float
 def false_positives(data: Path, name: str, result: ScanResult, threshold: float) -> list[Candidate]:
     """Marks from a probability on that lie in no known lesion and no reviewed one (LUNA16's rule)."""
     forgiven = [(place, diameter / 2) for place, diameter, _ in known(data, name)]
-    forgiven += [(place, 5.0) for place, _ in REVIEWED.get(name, ())]
+    forgiven += [(k.position_xyz_mm, k.diameter_mm / 2) for k in reviewed_findings().get(name, [])]
     marks = [c for c in result.candidates if c.probability >= threshold]
     return [c for c in marks if not any(within(c, place, radius) for place, radius in forgiven)]
 
