@@ -71,21 +71,15 @@ def random_place(
 ) -> tuple[float, float, float] | None:
     """A voxel of the crop where a nodule of this size could sit; None when the crop shows no lung.
 
-    A quarter lie where the nodule will touch the edge of the lung, a quarter where it will touch a vessel, the
-    others anywhere in aerated lung.
+    One third lie where the nodule will touch the edge of the lung, the others anywhere in aerated lung.
     """
     air = lung & (crop < -500)
-    draw, size = rng.random(), 2 * round(diameter_mm * 0.45) + 1
-    kernel = np.ones((size, size), np.uint8)
-    if draw < 0.25:
+    if rng.random() < 0.33:
+        size = 2 * round(diameter_mm * 0.45) + 1
+        kernel = np.ones((size, size), np.uint8)
         inner = np.stack([cv2.erode(p, kernel, borderType=cv2.BORDER_REPLICATE) for p in lung.astype(np.uint8)])
-        chosen = air & (inner == 0)
-    elif draw < 0.5:
-        vessel = (lung & (crop > _TISSUE_HU)).astype(np.uint8)
-        chosen = air & (np.stack([cv2.dilate(p, kernel) for p in vessel]) > 0)
-    else:
-        chosen = air
-    air = chosen if chosen.any() else air
+        rim = air & (inner == 0)
+        air = rim if rim.any() else air
     inside = air[margin:-margin, margin:-margin, margin:-margin]
     flat = np.flatnonzero(inside)
     if flat.size == 0:
