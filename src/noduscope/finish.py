@@ -20,6 +20,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from noduscope.boxes import Marks
+from noduscope.data.hosts import reviewed_findings
 from noduscope.data.validation import RATES, KnownVolume, match
 from noduscope.errors import InputRefused
 from noduscope.evaluate.detections import run_detections
@@ -177,6 +178,7 @@ def write_card(
     version, settings = about
     validation, test = measured
     calibration, threshold = decision
+    reviewed = sum(map(len, reviewed_findings().values()))
     lines = [
         f"# detector {version}",
         "",
@@ -195,8 +197,12 @@ def write_card(
         "",
         f"Split by patient: nodules by a hash of the patient id into {settings.split.folds} parts (part "
         f"{settings.split.validation_fold} validation, {settings.split.test_fold} test, the others training); scans by "
-        "name. Validation chose the epoch, the calibration and the threshold; test was measured once. "
+        "name. Validation chose the weights, the calibration and the threshold; test chose nothing. "
         f"The weights are {origin}.",
+        "",
+        f"**Reviewed findings.** Only the LIDC's scans were read for all nodules. {reviewed} findings on the other scans that "
+        "look like nodules count neither way (`reviewed_findings.csv`, each with its reason); those on validation and "
+        "test scans were listed after looking at the strongest marks there, which favours the figures.",
         "",
         "**Mostly implants.** Most of the nodules below are real nodules implanted into real scans; the scans are few, "
         "so false positive rates and the intervals (bootstrap by scan) rest on few patients.",
