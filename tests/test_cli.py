@@ -208,7 +208,8 @@ def test_of_several_inputs_the_bad_ones_are_told_and_the_good_ones_done(noduscop
     inputs = [chest_files["dicom"], bad, chest_files["nifti"], twin, tmp_path / "nowhere"]
     status, text, error = noduscope("detect", *inputs, "-o", out, "--model", blob_bundle)
     assert status == 4
-    assert len(names(out) - {"findings.csv", "candidates.csv", "summary.json", "chest"}) == 1  # the DICOM series, by its UID
+    # beside them the DICOM series, by its UID
+    assert len(names(out) - {"findings.csv", "candidates.csv", "summary.json", "chest"}) == 1
     assert "Traceback" not in error
     for name in ("series", "notes.dcm", "chest.nii", "nowhere"):
         assert name in text

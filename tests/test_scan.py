@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from noduscope.errors import InputRefused
 from noduscope.scan import Geometry, Scan, ScanSource
 

@@ -200,9 +200,9 @@ def write_card(
         "name. Validation chose the weights, the calibration and the threshold; test chose nothing. "
         f"The weights are {origin}.",
         "",
-        f"**Reviewed findings.** Only the LIDC's scans were read for all nodules. {reviewed} findings on the other scans "
-        "that look like nodules count neither way (`reviewed_findings.csv`, each with its reason); those on validation and "
-        "test scans were listed after looking at the strongest marks there, which favours the figures.",
+        f"**Reviewed findings.** Only the LIDC's scans were read for all nodules. {reviewed} findings on the other "
+        "scans that look like nodules count neither way (`reviewed_findings.csv`, each with its reason); those on "
+        "validation and test scans were listed after looking at the strongest marks there, which favours the figures.",
         "",
         "**Mostly implants.** Most of the nodules below are real nodules implanted into real scans; the scans are few, "
         "so false positive rates and the intervals (bootstrap by scan) rest on few patients.",
