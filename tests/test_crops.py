@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from helpers_stacks import LUNG_HU, NODULE_HU, Ball, write_stacks
-from noduscope.data.crops import ATTRIBUTES, CONSENSUS, isotropic_patch, read_stacks, resize_linear, signed_distance_mm
+from noduscope.data.crops import CONSENSUS, RATINGS, isotropic_patch, read_stacks, resize_linear, signed_distance_mm
 from noduscope.errors import InputRefused
 
 BALLS = (
@@ -34,7 +34,7 @@ def test_stacks_come_in_the_table_s_order_with_its_facts(stacks):
     assert [s.patient_id for s in stacks] == ["P1", "P2", "P3", "P4"]
     assert [s.type for s in stacks] == ["solid", "part-solid", "ground-glass", "solid"]
     assert stacks[0].spacing_zyx_mm == (2.0, 0.75, 0.75)
-    assert set(stacks[0].ratings) == set(ATTRIBUTES)
+    assert set(stacks[0].ratings) == set(RATINGS)
     assert stacks[0].ratings["subtlety"] == (4, 4, 5, 4)
 
 

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from noduscope.data.lidc_tables import RATINGS
 from noduscope.errors import InputRefused
 
 TILE = 96
@@ -25,18 +26,6 @@ MOST_READERS = 4
 """Readers of an LIDC scan, hence outlines in an image."""
 CONSENSUS = 0.5
 """Share of the readers from which a voxel belongs to the nodule."""
-ATTRIBUTES = (
-    "subtlety",
-    "internalStructure",
-    "calcification",
-    "sphericity",
-    "margin",
-    "lobulation",
-    "spiculation",
-    "texture",
-    "malignancy",
-)
-"""The nine LIDC ratings, in the order of the database."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +37,7 @@ class NoduleStack:
     hu : int16 (n, 96, 96), ascending z. Nothing is known above and below.
     readers : uint8 (n, 96, 96), bit j set inside reader j's outline.
     spacing_zyx_mm : voxel spacing; for a single slice z is the slice thickness.
-    ratings : one tuple per attribute of `ATTRIBUTES`, one value per reader.
+    ratings : one tuple per attribute of `RATINGS`, one value per reader.
     diameter_mm : equivalent diameter of the ≥ 50 % consensus; 0 where the outlines do not overlap.
     link_iou : how surely image and ratings belong together, 0 to 1 (weak below about 0.7).
     """
@@ -142,7 +131,7 @@ def _read_stack(folder: Path, row: dict[str, str], maps: NDArray[np.float32]) ->
         readers=_tiles(folder / "stacks" / f"{name}_readers.webp", n),
         n_readers=int(row["n_readers"]),
         spacing_zyx_mm=(z, pixel, pixel),
-        ratings={a: tuple(int(v) for v in row[a].split("|")) for a in ATTRIBUTES},
+        ratings={a: tuple(int(v) for v in row[a].split("|")) for a in RATINGS},
         diameter_mm=float(row["consensus_diameter_mm"]),
         link_iou=float(row["link_iou"]),
     )
