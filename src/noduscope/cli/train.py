@@ -1,0 +1,77 @@
+"""`train`: from data to a model bundle."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from noduscope.cli.shared import Out, SettingsFile, group, need_keras, working
+
+app = group("Train a network to a model bundle (needs the [train] extra).")
+
+
+@app.command("detector")
+def train_detector(
+    folder: Annotated[Path, typer.Option("--data", help="Folder with scans/ and lidc_nodules/.")],
+    out: Out,
+    cache: Annotated[Path, typer.Option("--cache", help="Where prepared scans are kept.")],
+    settings: SettingsFile = None,
+    start: Annotated[Path | None, typer.Option("--start", help="Weights to begin with, for fine-tuning.")] = None,
+    version: Annotated[str, typer.Option("--version", help="Version of the bundle.")] = "0.0",
+) -> None:
+    """Train a detector, calibrate it on the validation scans, write it as a bundle with its card."""
+    from noduscope.settings import load_settings
+
+    need_keras()
+    logging.getLogger("noduscope").setLevel(logging.INFO)
+    from noduscope.finish import finish_detector
+    from noduscope.train import train_detector as fit
+
+    chosen = load_settings(settings)
+    fit(folder, out, cache, chosen, start)
+    path = finish_detector(out, folder, cache, version)
+    typer.echo(f"bundle: {path}")
+
+
+@app.command("average")
+def train_average(
+    weights: Annotated[list[Path], typer.Argument(help="Weight files of one training.")],
+    settings: Annotated[Path, typer.Option("--settings", help="The settings.toml of their run.")],
+    out: Out,
+) -> None:
+    """Make a run folder of the mean of several weights; `train bundle` measures it."""
+    need_keras()
+    from noduscope.average import average_weights
+
+    typer.echo(f"run: {average_weights(weights, settings, out)}")
+
+
+@app.command("bundle")
+def train_bundle(
+    run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
+    folder: Annotated[Path, typer.Option("--data", help="Folder with scans/ and lidc_nodules/.")],
+    cache: Annotated[Path, typer.Option("--cache", help="Where prepared scans are kept.")],
+    version: Annotated[str, typer.Option("--version", help="Version of the bundle.")] = "0.0",
+) -> None:
+    """Calibrate and measure a run's weights and write them as a bundle with its card."""
+    need_keras()
+    from noduscope.finish import finish_detector
+
+    with working("measuring on validation and test volumes"):
+        typer.echo(f"bundle: {finish_detector(run, folder, cache, version)}")
+
+
+@app.command("hard-negatives")
+def train_hard_negatives(
+    run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
+    folder: Annotated[Path, typer.Option("--data", help="Folder with scans/ and lidc_nodules/.")],
+    cache: Annotated[Path, typer.Option("--cache", help="Where prepared scans are kept; the list goes there.")],
+) -> None:
+    """List where a trained detector is wrong in the training scans; the next run samples these places more."""
+    need_keras()
+    from noduscope.mining import mine_hard_negatives
+
+    typer.echo(f"hard negatives: {mine_hard_negatives(run, folder, cache)}")
