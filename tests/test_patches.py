@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from noduscope.boxes import CHANNELS, HEAT, STRIDE
 from noduscope.model.engine import _NOTHING, heat_volume
-from noduscope.patches import ALIGN, keep_core, lung_tiles, read_tile
+from noduscope.patches import ALIGN, lung_tiles, read_tile
 from noduscope.settings import PreprocessSettings
 
 SHAPES = st.tuples(*(st.integers(9, 60) for _ in range(3)))
@@ -42,12 +42,14 @@ def test_every_lung_voxel_is_in_a_core(lungs, most):
 
 @settings(max_examples=50)
 @given(lung_labels(), st.sampled_from([0, 8, 16]), st.integers(4_000, 200_000))
-def test_each_core_has_its_halo_and_fits_the_strides(lungs, halo, most):
+def test_each_core_has_its_halo_as_far_as_there_are_voxels_and_fits_the_strides(lungs, halo, most):
     for tile in lung_tiles(lungs, halo=halo, most_voxels=most):
-        for core, read in zip(tile.core, tile.read, strict=True):
-            assert (core.start - read.start, read.stop - core.stop) == (halo, halo)
+        for core in tile.core:
             assert core.start % ALIGN == core.stop % ALIGN == 0
             assert core.stop > core.start
+        ends = (-(-n // ALIGN) * ALIGN for n in lungs.shape)
+        for core, read, end in zip(tile.core, tile.read, ends, strict=True):
+            assert (read.start, read.stop) == (max(core.start - halo, 0), min(core.stop + halo, end))
 
 
 @settings(max_examples=50)
@@ -72,11 +74,11 @@ def test_no_lungs_no_tiles():
 
 @settings(max_examples=30)
 @given(lung_labels())
-def test_reading_is_the_volume_where_there_is_one_and_air_outside(lungs):
+def test_reading_is_the_volume_where_there_is_one_and_air_beyond(lungs):
     volume = np.arange(lungs.size, dtype=np.int64).reshape(lungs.shape).astype(np.int16)
-    padded = np.pad(volume, 80, constant_values=-1000)
+    padded = np.pad(volume, [(0, ALIGN)] * 3, constant_values=-1000)
     for tile in lung_tiles(lungs, halo=16):
-        expected = padded[tuple(slice(b.start + 80, b.stop + 80) for b in tile.read)]
+        expected = padded[tile.read]
         assert np.array_equal(read_tile(volume, tile, -1000), expected)
 
 
@@ -104,13 +106,16 @@ def test_stitched_tiles_are_the_whole_volume_at_once(shape):
     assert np.all(stitched[~looked, HEAT] == _NOTHING)
 
 
-def test_where_cores_overlap_the_stronger_mark_stays():
-    lungs = np.zeros((16, 16, 16), np.uint8)
-    lungs[4:12, 4:12, 4:12] = 1
-    (tile,) = lung_tiles(lungs, halo=0)
-    held = np.zeros((4, 4, 4, CHANNELS), np.float32)
-    held[1, 1, 1] = (5.0, 1, 1, 1, 1)
-    fresh = np.full((4, 4, 4, CHANNELS), 2.0, np.float32)
-    keep_core(held, fresh, tile, STRIDE)
-    assert held[1, 1, 1].tolist() == [5.0, 1, 1, 1, 1]
-    assert held[2, 2, 2].tolist() == [2.0] * CHANNELS
+@settings(max_examples=50)
+@given(lung_labels(), st.integers(4_000, 200_000))
+def test_no_voxel_is_in_two_cores(lungs, most):
+    times = np.zeros([n + ALIGN for n in lungs.shape], np.uint8)
+    for tile in lung_tiles(lungs, halo=8, most_voxels=most):
+        times[tile.core] += 1
+    assert times.max(initial=0) <= 1
+
+
+def test_both_lungs_are_one_block_where_it_fits_the_memory():
+    lungs = np.zeros((48, 48, 96), np.uint8)
+    lungs[8:40, 8:40, 8:36], lungs[8:40, 8:40, 60:88] = 1, 2
+    assert [t.core for t in lung_tiles(lungs)] == [(slice(0, 48), slice(0, 48), slice(0, 96))]
