@@ -22,7 +22,10 @@ from noduscope.phantom import Phantom, write_mhd
 from noduscope.report import write as write_module
 
 FILES = {"candidates.csv", "findings.csv", "findings.json", "nodules.mrk.json", "report.html", "run.json"}
-HEAVY = ("tensorflow", "keras", "openvino", "SimpleITK", "cv2", "pydicom", "scipy", "sklearn", "matplotlib", "pandas")
+HEAVY = (
+    *("tensorflow", "keras", "openvino", "SimpleITK", "numpy", "cv2"),
+    *("pydicom", "scipy", "sklearn", "matplotlib", "pandas", "rich"),
+)
 
 
 def loaded(code: str, *arguments: object) -> tuple[subprocess.CompletedProcess[str], set[str]]:
@@ -36,7 +39,7 @@ def loaded(code: str, *arguments: object) -> tuple[subprocess.CompletedProcess[s
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    done, heavy = loaded("import noduscope\nprint(noduscope.__version__)\nassert 'numpy' not in sys.modules")
+    done, heavy = loaded("import noduscope\nprint(noduscope.__version__)")
     assert done.returncode == 0, done.stderr
     assert heavy == set()
 

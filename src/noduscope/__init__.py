@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
+NOT_A_MEDICAL_DEVICE = "Research software. Not a medical device; not for diagnosis or treatment."
 
 _HOMES = {
     "Geometry": "noduscope.scan",

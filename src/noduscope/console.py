@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from noduscope.findings import NOT_A_MEDICAL_DEVICE
+from noduscope import NOT_A_MEDICAL_DEVICE
 
 if TYPE_CHECKING:
     from noduscope.batch import Outcome

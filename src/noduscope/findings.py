@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# it stands beside every result; at the top of the package, so that `--help` need not load NumPy to print it
+from noduscope import NOT_A_MEDICAL_DEVICE as NOT_A_MEDICAL_DEVICE  # noqa: PLC0414
 from noduscope.scan import Box, Scan, ScanWarning, Triple
-
-NOT_A_MEDICAL_DEVICE = "Research software. Not a medical device; not for diagnosis or treatment."
 
 
 @dataclass(frozen=True, slots=True)

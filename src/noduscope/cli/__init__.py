@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from noduscope import __version__
+from noduscope import NOT_A_MEDICAL_DEVICE, __version__
 from noduscope.cli import analyse, data, evaluate, models, train
 from noduscope.errors import NoduscopeError
-from noduscope.findings import NOT_A_MEDICAL_DEVICE
 
 app = typer.Typer(
     name="noduscope",

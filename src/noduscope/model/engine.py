@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from noduscope.boxes import CHANNELS, HEAT, STRIDE, Marks, decode
 from noduscope.patches import keep_core, lung_tiles, read_tile
 from noduscope.preprocess import clip_normalise
 from noduscope.settings import DetectSettings, PreprocessSettings
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 _NOTHING = -20.0  # logit where the network did not look
 
@@ -27,6 +29,9 @@ class Engine:
     """
 
     def __init__(self, model: Path | ov.Model, threads: int = 0) -> None:
+        # loaded here, so that `detect` can do so in a thread while it reads the scan
+        import openvino as ov  # noqa: PLC0415
+
         core = ov.Core()
         read = core.read_model(model) if isinstance(model, Path) else model
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
