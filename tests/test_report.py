@@ -249,7 +249,7 @@ def test_many_findings_do_not_make_the_page_endless(result, tmp_path):
     many = tuple(replace(result.nodules[0], id=k + 1) for k in range(MOST_PICTURED + 3))
     write_result(replace(result, nodules=many), tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("<article") == MOST_PICTURED and page.count("<tr>") == 1 + len(many)
+    assert page.count("<article") == MOST_PICTURED and page.count("<tr") == 1 + len(many)
     assert len(list((tmp_path / "out").glob("nodule-*.png"))) == MOST_PICTURED
     assert len(page) < 3_000_000
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from noduscope import __version__
 from noduscope.findings import NOT_A_MEDICAL_DEVICE, Interval, Nodule, ScanResult
 from noduscope.report.figures import Panel
 from noduscope.report.html import PLANE_NAMES, number, panel_context, render, significant
+from noduscope.scan import ScanWarning
 
 _WORDING = (
     (0.9, "very likely a nodule"),
@@ -26,6 +28,13 @@ class Pictures:
     projections: tuple[Panel, ...]
     findings: tuple[tuple[Panel, ...], ...]
 
+
+_PAPER_ROWS = 12
+"""Rows of the table on the first of two printed pages; three lines of warnings take the place of two rows."""
+_PAPER_WIDTH = 125
+"""Characters of a warning in a printed line."""
+_PAPER_PICTURES = 3
+"""Findings with pictures on the second printed page."""
 
 _ADVISERS = {
     "lung_rads_2022": "Lung-RADS v2022",
@@ -66,6 +75,19 @@ def _context(result: ScanResult, pictures: Pictures) -> dict[str, Any]:
         "models": result.models,
         "timing": result.timing_s,
         "pictured": len(pictures.findings),
+        "paper": _paper(rows, result.warnings),
+    }
+
+
+def _paper(rows: Sequence[Mapping[str, Any]], warnings: Sequence[ScanWarning]) -> dict[str, Any]:
+    """What two printed pages hold: rows of the table, findings with pictures and their layout, and all assumptions."""
+    told = sum(ceil(len(w.text) / _PAPER_WIDTH) for w in warnings)
+    answers = [answer for row in rows[:_PAPER_PICTURES] for answer in row["advice"]]
+    return {
+        "rows": max(_PAPER_PICTURES, _PAPER_ROWS - ceil(told * 2 / 3)),
+        "pictures": _PAPER_PICTURES,
+        "layout": ("one", "two", "three")[min(len(rows), _PAPER_PICTURES) - 1],
+        "assumed": list(dict.fromkeys(words for answer in answers for words in answer["assumed"])),
     }
 
 
