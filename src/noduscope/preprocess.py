@@ -222,24 +222,38 @@ def _stretched(
     """Labels at ``scale * index + shift`` of a grid whose axes run along theirs."""
     padded = np.pad(labels, 1)
     shares = {int(v): (padded == v).view(np.uint8) * np.uint8(255) for v in np.unique(labels) if v}
-    z_shift, y_shift, x_shift = shift + 1
-    affine = np.array([[scale[2], 0.0, x_shift], [0.0, scale[1], y_shift]])
+    boxes = {v: _reached(share, scale[1:], shift[1:] + 1, shape[1:]) for v, share in shares.items()}
     made = np.zeros(shape, np.uint8)
 
     def fill(k: int) -> None:
-        place = scale[0] * k + z_shift
+        place = scale[0] * k + shift[0] + 1
         if not 0.5 - 1e-6 <= place <= len(padded) - 1.5 + 1e-6:
             return
         low = int(place)
         for value, share in shares.items():
             plane = cv2.addWeighted(share[low], 1 - (place - low), share[low + 1], place - low, 0.0)
-            if plane.any():
-                flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-                fine = cv2.warpAffine(plane, affine, (shape[2], shape[1]), flags=flags)
-                made[k][fine > 127] = value
+            rows, columns = boxes[value]
+            if rows.stop > rows.start and columns.stop > columns.start and plane.any():
+                y, x = scale[1:] * (rows.start, columns.start) + shift[1:] + 1
+                affine = np.array([[scale[2], 0.0, x], [0.0, scale[1], y]])
+                size = (columns.stop - columns.start, rows.stop - rows.start)
+                fine = cv2.warpAffine(plane, affine, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+                made[k, rows, columns][fine > 127] = value
 
     in_threads(fill, shape[0])
     return made
+
+
+def _reached(
+    share: NDArray[np.uint8], scale: NDArray[np.float64], shift: NDArray[np.float64], shape: tuple[int, ...]
+) -> tuple[slice, slice]:
+    """The rows and columns whose ``scale * index + shift`` lies in what a share holds in any slice."""
+    spans = []
+    for axis, (a, b, n) in enumerate(zip(scale, shift, shape, strict=True)):
+        held = np.flatnonzero(share.any(axis=(0, 2 - axis)))
+        ends = sorted(((held[0] - 1 - b) / a, (held[-1] + 1 - b) / a))
+        spans.append(slice(max(int(np.floor(ends[0])), 0), min(int(np.ceil(ends[1])) + 1, n)))
+    return spans[0], spans[1]
 
 
 def _turned(
