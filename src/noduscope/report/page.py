@@ -29,7 +29,7 @@ class Pictures:
     findings: tuple[tuple[Panel, ...], ...]
 
 
-_PAPER_ROWS = 12
+_PAPER_ROWS = 9
 """Rows of the table on the first of two printed pages; three lines of warnings take the place of two rows."""
 _PAPER_WIDTH = 125
 """Characters of a warning in a printed line."""
