@@ -44,10 +44,15 @@ def check_extras(extras: Collection[str]) -> None:
 
 
 def preload(scan: Scan) -> None:
-    """Import what writing DICOM objects needs, where the scan will have them: half a second that can run beside."""
+    """Load what writing DICOM objects needs, where the scan will have them: most of a second that can run beside."""
     if scan.source.reader == "dicom":
+        from highdicom._standard_utils import get_module_attribute_map  # noqa: PLC0415
+
         import noduscope.report.dicom_seg  # noqa: PLC0415
         import noduscope.report.dicom_sr  # noqa: F401, PLC0415
+
+        # the standard's tables, 22 MB of JSON, which highdicom reads and keeps when it makes its first object
+        get_module_attribute_map()
 
 
 def hand_back(

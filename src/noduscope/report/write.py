@@ -6,6 +6,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,11 +133,14 @@ def _written_before(out: Path, held: set[str]) -> set[str]:
 
 def _fill(result: ScanResult, folder: Path, settings: Settings | None, extras: Collection[str]) -> list[str]:
     """Write every file; the names, sorted."""
-    handed = hand_back(result, folder, extras)
+    with ThreadPoolExecutor(1) as pool:
+        # OpenCV draws without the interpreter lock, which building DICOM objects holds all the time
+        drawing = pool.submit(_draw, result, settings)
+        handed = hand_back(result, folder, extras)
+        pictures, keys = drawing.result()
     browser = find_browser() if PDF_EXTRA in extras else None
     missing = (_NO_BROWSER,) if PDF_EXTRA in extras and browser is None else ()
     result = replace(result, warnings=(*result.warnings, *handed.warnings, *missing))
-    pictures, keys = _draw(result, settings)
     texts = {
         "findings.json": findings_json(result),
         "findings.csv": findings_csv(result),
