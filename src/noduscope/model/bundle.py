@@ -20,8 +20,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from noduscope.settings import Settings, settings_from_dict, settings_to_dict
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
+_OWN = {"format", "name", "version", "settings", "calibration", "threshold", "files"}
 _USED = {"model.xml", "model.bin", "card.md"}
 
 
@@ -55,6 +56,7 @@ class Bundle:
     ----------
     settings : as it was trained: the spacing and HU range it expects, its architecture.
     threshold : probability from which a mark is reported unless the user says otherwise.
+    details : what else the manifest tells, by name.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class Bundle:
     settings: Settings
     calibration: Calibration
     threshold: float
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def network(self) -> Path:
@@ -102,6 +105,7 @@ def load_bundle(path: Path) -> Bundle:
             settings=settings_from_dict(manifest["settings"]),
             calibration=Calibration(**{k: float(v) for k, v in manifest["calibration"].items()}),
             threshold=float(manifest["threshold"]),
+            details={k: v for k, v in manifest.items() if k not in _OWN},
         )
     except (AttributeError, KeyError, TypeError, ValueError, SettingsError) as error:
         raise ModelError(f"{path}: the manifest does not hold what this version needs ({error})") from error

@@ -1,0 +1,371 @@
+"""Cross-validation of the grader by patient: out-of-fold answers for every labelled nodule, and what they are worth.
+
+Fold k is tested, fold k + 1 calibrates the probability, the others train: nothing is chosen on what is tested.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from noduscope.data.crops import CONSENSUS, TILE, NoduleStack
+from noduscope.data.folds import patient_fold, require_disjoint
+from noduscope.data.grader_batches import PlaceSamples
+from noduscope.errors import InputRefused
+from noduscope.evaluate.grades import run_grades
+from noduscope.evaluate.nodules import (
+    added_by,
+    deferral,
+    dice,
+    interval_of_mean,
+    rating_kappa,
+    readers_against_the_others,
+    size_matched,
+)
+from noduscope.files import replace_files
+from noduscope.findings import NOT_A_MEDICAL_DEVICE
+from noduscope.grading import SizeError
+from noduscope.heads import ATTRIBUTE, ATTRIBUTES, MALIGNANCY, TYPE, TYPES
+from noduscope.measure import axial_axes_mm
+from noduscope.model.bundle import Calibration
+from noduscope.model.grader_engine import GraderEngine, middle_planes
+from noduscope.model.ir import to_openvino
+from noduscope.settings import GraderSettings, Settings
+from noduscope.train_grader import train_grader
+from noduscope.views import axial_view, in_plane
+
+log = logging.getLogger(__name__)
+
+_MIDDLE = (TILE - 1) / 2
+_Z95 = 1.96
+PROTOCOLS = {
+    "median, 3 or more readers": (3, np.median),
+    "median, 4 readers": (4, np.median),
+    "mean, 3 or more readers": (3, np.mean),
+}
+"""How ratings become a label: least number of readers, and the figure that lies below or above 3."""
+MAIN = "median, 3 or more readers"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """What a grader said of one stack, and what the readers' consensus outline measures.
+
+    Parameters
+    ----------
+    logits : (heads,).
+    sizes : predicted and reference diameter (mm), predicted and reference volume (mm³).
+    """
+
+    stack: NoduleStack
+    fold: int
+    logits: NDArray[np.float32]
+    dice: float
+    sizes: tuple[float, float, float, float]
+
+
+def judge_stack(engine: GraderEngine, stack: NoduleStack, fold: int) -> Judged:
+    """Grade a stack by planes that lie in it; a tile's middle stands for the point that a user gives."""
+    settings, spacing, n = engine.settings, stack.spacing_zyx_mm, len(stack.hu)
+    places = [(float(z), _MIDDLE, _MIDDLE) for z in range(n)]
+    middle = [places[z] for z in middle_planes(0, n - 1)]
+    logits = engine.judged([axial_view(stack.hu, spacing, p, settings, alone=True) for p in middle])
+    shares = engine.shares(stack.hu, spacing, places)
+    reference = np.stack([in_plane(a, spacing[1:], (_MIDDLE, _MIDDLE), settings) for a in stack.agreement])
+    sizes = (*_sizes(shares, spacing[0], settings), *_sizes(reference, spacing[0], settings))
+    return Judged(stack, fold, logits, dice(shares >= 0.5, reference >= CONSENSUS), sizes[::2] + sizes[1::2])
+
+
+def _sizes(share: NDArray[np.float32], dz_mm: float, settings: GraderSettings) -> tuple[float, float]:
+    """Mean axial diameter and volume of a soft outline."""
+    inside = share >= CONSENSUS
+    volume = float(inside.sum()) * settings.spacing_mm**2 * dz_mm
+    return sum(axial_axes_mm(share, settings.spacing_mm)) / 2, volume
+
+
+def run_fold(
+    stacks: Sequence[NoduleStack], fold: int, out: Path, settings: Settings, places: PlaceSamples | None = None
+) -> None:
+    """Train one fold and keep what it says of its test and calibration nodules; done folds are left as they are."""
+    file = out / f"fold-{fold}" / "judged.npz"
+    if file.exists():
+        return
+    folds = settings.split.folds
+    of = {s.patient_id: patient_fold(s.patient_id, folds) for s in stacks}
+    held = (fold, (fold + 1) % folds)
+    training = [s for s in stacks if of[s.patient_id] not in held]
+    others = [s for s in stacks if of[s.patient_id] in held]
+    require_disjoint((s.patient_id for s in training), {s.patient_id for s in others}, "nodules")
+    model = train_grader(training, places, file.parent, settings)
+    engine = GraderEngine(to_openvino(model), settings.grader)
+    judged = [judge_stack(engine, s, of[s.patient_id]) for s in others]
+    arrays = {
+        "names": np.array([j.stack.name for j in judged]),
+        "logits": np.stack([j.logits for j in judged]),
+        "dice": np.array([j.dice for j in judged]),
+        "sizes": np.array([j.sizes for j in judged]),
+    }
+    temporary = file.with_name("tmp.judged.npz")
+    np.savez(temporary, **arrays)
+    temporary.rename(file)
+    log.info("fold %d: %d nodules trained, %d judged", fold, len(training), len(others))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pooled:
+    """Every nodule judged by the fold that has not seen its patient.
+
+    Parameters
+    ----------
+    probability, low, high : calibrated on the fold's own calibration part.
+    """
+
+    judged: tuple[Judged, ...]
+    probability: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+    @property
+    def patients(self) -> list[str]:
+        """One per nodule."""
+        return [j.stack.patient_id for j in self.judged]
+
+
+def pool(stacks: Sequence[NoduleStack], out: Path, folds: int) -> Pooled:
+    """Gather the folds and calibrate each on its calibration part.
+
+    Raises
+    ------
+    InputRefused
+        When a fold is not there yet.
+    """
+    by_name = {s.name: s for s in stacks}
+    made: list[Judged] = []
+    probability: list[tuple[float, float, float]] = []
+    for fold in range(folds):
+        file = out / f"fold-{fold}" / "judged.npz"
+        if not file.exists():
+            raise InputRefused(f"{out} lacks fold {fold}: run it first")
+        judged = _read_judged(file, by_name, folds)
+        calibration = calibrate_malignancy([j for j in judged if j.fold != fold])
+        tested = [j for j in judged if j.fold == fold]
+        made += tested
+        probability += [_with_doubt(j.logits[MALIGNANCY], calibration) for j in tested]
+    middle, low, high = np.array(probability).T
+    return Pooled(tuple(made), middle, low, high)
+
+
+def _read_judged(file: Path, by_name: dict[str, NoduleStack], folds: int) -> list[Judged]:
+    with np.load(file, allow_pickle=False) as held:
+        rows = zip(held["names"].tolist(), held["logits"], held["dice"].tolist(), held["sizes"].tolist(), strict=True)
+        return [
+            Judged(by_name[n], patient_fold(by_name[n].patient_id, folds), logits, d, tuple(sizes))
+            for n, logits, d, sizes in rows
+        ]
+
+
+def calibrate_malignancy(judged: Sequence[Judged]) -> Calibration:
+    """Platt scaling of the mean opinion against the main protocol's labels; uncertain nodules are left out."""
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+
+    pairs = [(label, j.logits[MALIGNANCY].mean()) for j in judged if (label := label_of(j.stack, MAIN)) is not None]
+    labels, logits = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs], dtype=float)
+    if len({*labels.tolist()}) < 2:
+        return Calibration()
+    fit = LogisticRegression(C=1e3).fit(logits[:, None], labels)
+    return Calibration(float(fit.coef_[0, 0]), float(fit.intercept_[0]))
+
+
+def _with_doubt(opinions: NDArray[np.float32], calibration: Calibration) -> tuple[float, float, float]:
+    mean, spread = float(opinions.mean()), float(opinions.std())
+    of = calibration.probability
+    return of(mean), of(mean - _Z95 * spread), of(mean + _Z95 * spread)
+
+
+def label_of(stack: NoduleStack, protocol: str) -> bool | None:
+    """Malignant or not by the readers' ratings; None where they are undecided or too few."""
+    readers, figure = PROTOCOLS[protocol]
+    ratings = stack.ratings["malignancy"]
+    value = float(figure(ratings))
+    return None if len(ratings) < readers or value == 3 else value > 3
+
+
+def crossval_grader(
+    stacks: Sequence[NoduleStack],
+    out: Path,
+    settings: Settings,
+    only: Collection[int] | None = None,
+    places: PlaceSamples | None = None,
+) -> dict[str, Any]:
+    """Run the folds that are not there yet and, when all are, evaluate them.
+
+    Parameters
+    ----------
+    only : folds to run here; other processes may run the others into the same folder.
+
+    Returns
+    -------
+    What ``summary.json`` holds; empty while folds are missing.
+    """
+    folds = settings.split.folds
+    for fold in range(folds) if only is None else only:
+        run_fold(stacks, fold, out, settings, places)
+    if not all((out / f"fold-{k}" / "judged.npz").exists() for k in range(folds)):
+        return {}
+    pooled = pool(stacks, out, folds)
+    replace_files(out, {name: _csv(rows) for name, rows in tables(pooled).items()})
+    summary = summarise(pooled)
+    for protocol in PROTOCOLS:
+        folder = out / ("grades" if protocol == MAIN else f"grades {protocol}".replace(",", "").replace(" ", "-"))
+        tables_of = {name: _csv(rows) for name, rows in _graded(pooled, protocol).items()}
+        replace_files(folder, tables_of)
+        metrics = run_grades(folder / "predictions.csv", folder / "labels.csv", folder, pictures=protocol == MAIN)
+        summary["protocols"][protocol] = metrics
+    replace_files(out, {"summary.json": (json.dumps(summary, indent=1) + "\n").encode()})
+    return summary
+
+
+def _graded(pooled: Pooled, protocol: str) -> dict[str, list[list[Any]]]:
+    """Predictions and labels as `evaluate grades` reads them."""
+    predictions: list[list[Any]] = [["id", "fold", "probability"]]
+    labels: list[list[Any]] = [["id", "patient_id", "label", "diameter_mm", "type", "spiculation"]]
+    for j, p in zip(pooled.judged, pooled.probability, strict=True):
+        label = label_of(j.stack, protocol)
+        if label is None:
+            continue
+        spiculated = int(np.mean(j.stack.ratings["spiculation"]) >= 3)
+        predictions.append([j.stack.name, j.fold, f"{p:.6f}"])
+        labels.append([j.stack.name, j.stack.patient_id, int(label), j.stack.diameter_mm, j.stack.type, spiculated])
+    return {"predictions.csv": predictions, "labels.csv": labels}
+
+
+def tables(pooled: Pooled) -> dict[str, list[list[Any]]]:
+    """``nodules.csv``: one row per nodule, also those whose readers were undecided."""
+    header = ["id", "patient_id", "fold", "malignancy", "low", "high", "readers_median", "readers_mean", "readers"]
+    header += ["diameter_mm", "reference_diameter_mm", "volume_mm3", "reference_volume_mm3", "dice", "type"]
+    rows: list[list[Any]] = [[*header, "reference_type", *ATTRIBUTES]]
+    for i, j in enumerate(pooled.judged):
+        ratings = j.stack.ratings["malignancy"]
+        values = [pooled.probability[i], pooled.low[i], pooled.high[i]]
+        row: list[Any] = [j.stack.name, j.stack.patient_id, j.fold, *(f"{v:.4f}" for v in values)]
+        row += [float(np.median(ratings)), f"{np.mean(ratings):.2f}", len(ratings)]
+        row += [*(f"{v:.2f}" for v in j.sizes), f"{j.dice:.4f}", TYPES[int(np.argmax(j.logits[TYPE]))], j.stack.type]
+        rows.append([*row, *(f"{v:.2f}" for v in attributes_of(j))])
+    return {"nodules.csv": rows}
+
+
+def attributes_of(judged: Judged) -> NDArray[np.float64]:
+    """Predicted ratings in the order of `ATTRIBUTES`."""
+    share = 1 / (1 + np.exp(-judged.logits[ATTRIBUTE].astype(float)))
+    return np.asarray(1 + (np.array(list(ATTRIBUTES.values())) - 1) * share)
+
+
+def summarise(pooled: Pooled) -> dict[str, Any]:
+    """All figures but those of `evaluate grades`."""
+    judged, patients = pooled.judged, pooled.patients
+    label = [label_of(j.stack, MAIN) for j in judged]
+    kept = np.array([k is not None for k in label])
+    labels = np.array([bool(k) for k in label])[kept]
+    who = [p for p, k in zip(patients, kept, strict=True) if k]
+    sizes = np.array([j.stack.diameter_mm for j in judged])[kept]
+    width = (_logit(pooled.high) - _logit(pooled.low))[kept]
+    slices = np.array([[len(j.stack.hu), j.stack.spacing_zyx_mm[0]] for j in judged])[kept]
+    usable = sizes > 0
+    matched = size_matched(labels[usable], pooled.probability[kept][usable], sizes[usable])
+    predicted = np.stack([attributes_of(j) for j in judged])
+    return {
+        "not_a_medical_device": NOT_A_MEDICAL_DEVICE,
+        "nodules": len(judged),
+        "patients": len(set(patients)),
+        "protocols": {},
+        "size_matched_pairs": matched,
+        "doubt": deferral(labels, pooled.probability[kept], width),
+        "undecided": _undecided(pooled, ~kept),
+        "attributes": {
+            name: rating_kappa(predicted[:, i], [j.stack.ratings[name] for j in judged])
+            for i, name in enumerate(ATTRIBUTES)
+        },
+        "type_agreement": float(np.mean([TYPES[int(np.argmax(j.logits[TYPE]))] == j.stack.type for j in judged])),
+        "outlines": outlines(judged),
+        "size_error": {k: vars_of(v) for k, v in size_errors(judged).items()},
+        "given_away_by_missing_slices": added_by(
+            slices[usable], sizes[usable], labels[usable], [w for w, u in zip(who, usable, strict=True) if u]
+        ),
+    }
+
+
+def _undecided(pooled: Pooled, cases: NDArray[np.bool_]) -> dict[str, Any]:
+    p = pooled.probability[cases]
+    return {
+        "n": int(cases.sum()),
+        "mean": float(p.mean()),
+        "between_0.2_and_0.8": float(((p > 0.2) & (p < 0.8)).mean()),
+    }
+
+
+def _logit(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    clipped = np.clip(p, 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(clipped / (1 - clipped)))
+
+
+def outlines(judged: Sequence[Judged]) -> dict[str, Any]:
+    """Overlap and size of the outlines against the consensus, and of each reader against the others."""
+    patients = [j.stack.patient_id for j in judged]
+    readers = [
+        (j.stack.patient_id, r) for j in judged for r in readers_against_the_others(j.stack.readers, j.stack.n_readers)
+    ]
+    d, reference_d, v, reference_v = np.array([j.sizes for j in judged]).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        volume = np.abs(v / reference_v - 1)
+    return {
+        "dice": interval_of_mean(np.array([j.dice for j in judged]), patients),
+        "dice_of_readers": interval_of_mean(np.array([r["dice"] for _, r in readers]), [p for p, _ in readers]),
+        "median_volume_error": float(np.median(volume[np.isfinite(volume)])),
+        "median_volume_error_of_readers": float(np.median([abs(np.expm1(r["log_volume"])) for _, r in readers])),
+        "median_diameter_error_mm": float(np.median(np.abs(d - reference_d))),
+        "missed": int((v == 0).sum()),
+    }
+
+
+def size_errors(judged: Sequence[Judged]) -> dict[str, SizeError]:
+    """Bands that hold 95 % of log(reference / measured) for small and large nodules alike."""
+    d, reference_d, v, reference_v = np.array([j.sizes for j in judged]).T
+    good = (d > 0) & (reference_d > 0)
+    pairs = {"diameter": np.log(reference_d[good] / d[good]), "volume": np.log(reference_v[good] / v[good])}
+    return {name: _fit_band(error, d[good]) for name, error in pairs.items()}
+
+
+def _fit_band(error: NDArray[np.float64], size_mm: NDArray[np.float64]) -> SizeError:
+    """Half-width from the small and the large half of the nodules, the shift from all of them."""
+    shift = float(np.median(error))
+    off = np.abs(error - shift)
+    small = size_mm <= np.median(size_mm)
+    half_small, half_large = (float(np.quantile(off[part], 0.95)) for part in (small, ~small))
+    s, t = float(np.median(size_mm[small])), float(np.median(size_mm[~small]))
+    per_mm2 = max(0.0, (half_small**2 - half_large**2) / (1 / s**2 - 1 / t**2))
+    base2 = max(half_large**2 - per_mm2 / t**2, 0.0025)
+    band = SizeError(shift, base2**0.5, per_mm2**0.5)
+    # what the two halves leave: one factor that makes 95 % of all lie inside
+    half = np.sqrt(band.base**2 + (band.per_mm / size_mm) ** 2)
+    factor = float(np.quantile(off / half, 0.95))
+    return SizeError(shift, band.base * factor, band.per_mm * factor)
+
+
+def vars_of(error: SizeError) -> dict[str, float]:
+    """A size error as the manifest holds it."""
+    return {"shift": round(error.shift, 4), "base": round(error.base, 4), "per_mm": round(error.per_mm, 4)}
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()

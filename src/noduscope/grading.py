@@ -1,0 +1,183 @@
+"""What the grader says of a place in a scan: nodule or not, its outline and size, malignancy, attributes, and why."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from noduscope.findings import Diameter, Explanation, Grade, Interval, ModelUsed, NoduleMask
+from noduscope.heads import ATTRIBUTE, ATTRIBUTES, MALIGNANCY, TYPE, TYPES, Logits
+from noduscope.measure import axial_axes_mm
+from noduscope.model.bundle import Bundle, Calibration, find_bundle, load_bundle
+from noduscope.model.grader_engine import GraderEngine, Outline
+from noduscope.region import LungRegion
+from noduscope.scan import Scan, Triple
+from noduscope.settings import GraderSettings
+from noduscope.views import Planes, axial_view, encode, window_index
+
+_OCCLUDED_MM, _OCCLUSIONS = 5.6, 7
+_Z95 = 1.96
+
+
+@dataclass(frozen=True, slots=True)
+class SizeError:
+    """95 % band of log(reference / measured): ``shift ± sqrt(base² + (per_mm / size)²)``, found in cross-validation."""
+
+    shift: float
+    base: float
+    per_mm: float
+
+    def band(self, value: float, size_mm: float) -> tuple[float, float]:
+        """The interval around a value; it always holds the value itself."""
+        half = math.hypot(self.base, self.per_mm / max(size_mm, 1.0))
+        return value * math.exp(min(self.shift - half, 0.0)), value * math.exp(max(self.shift + half, 0.0))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Graded:
+    """All that is said of one place.
+
+    Parameters
+    ----------
+    logit : the nodule head's, before calibration.
+    probability : of a nodule ≥ 3 mm, by the grader alone.
+    diameter_mm, volume_mm3, mask : None where nothing could be outlined.
+    """
+
+    logit: float
+    probability: float
+    grade: Grade
+    diameter_mm: Diameter | None
+    volume_mm3: Interval | None
+    mask: NoduleMask | None
+    explanation: Explanation | None
+
+
+class Grader:
+    """A grader bundle, loaded and compiled once for any number of scans."""
+
+    def __init__(self, bundle: Bundle, threads: int = 0) -> None:
+        self.bundle = bundle
+        self.settings: GraderSettings = bundle.settings.grader
+        self.used: ModelUsed = bundle.used
+        self.engine = GraderEngine(bundle.network, bundle.settings.grader, threads)
+        self._malignancy = Calibration(**bundle.details["malignancy"])
+        self._errors = {k: SizeError(**v) for k, v in bundle.details["size_error"].items()}
+
+    def nodule_logits(self, region: LungRegion, centres_zyx: NDArray[np.float64]) -> Logits:
+        """Nodule or not, of places in a lung region (voxels), ``(n,)``, before calibration."""
+        return self.engine.nodule_logits(region.hu, region.geometry.spacing_zyx_mm, centres_zyx)
+
+    def grade(self, scan: Scan, position_xyz_mm: Triple, *, explain: bool = True) -> Graded:
+        """Judge one place of a scan, which may be a few slices around a nodule.
+
+        Parameters
+        ----------
+        position_xyz_mm : LPS point in the nodule, near its centre.
+        explain : also find where hiding the image changes the malignancy most.
+
+        Raises
+        ------
+        InputRefused
+            For a point outside the volume.
+        """
+        canonical = scan.canonical()
+        index = canonical.geometry.to_index(position_xyz_mm)
+        z, y, x = (float(v) for v in index)
+        spacing = canonical.geometry.spacing_zyx_mm
+        logit = float(self.engine.nodule_logits(canonical.hu, spacing, index[None])[0])
+        outline = self.engine.outline(canonical.hu, spacing, (z, y, x))
+        planes = outline.middle if outline else (round(z),)
+        middle = outline.centre_yx if outline else (y, x)
+        places = [(float(p), *middle) for p in planes]
+        said = self.engine.judged([axial_view(canonical.hu, spacing, p, self.settings, alone=True) for p in places])
+        mask = _native(outline, canonical, self.settings) if outline else None
+        diameter, volume = self._size(outline, spacing) if outline else (None, None)
+        central = axial_view(canonical.hu, spacing, places[len(places) // 2], self.settings, alone=True)
+        return Graded(
+            logit=logit,
+            probability=self.bundle.calibration.probability(logit),
+            grade=self.grade_of(said),
+            diameter_mm=diameter,
+            volume_mm3=volume,
+            mask=NoduleMask(*scan.from_canonical(mask.box, mask.mask)) if mask else None,
+            explanation=self.explain(central) if explain else None,
+        )
+
+    def grade_of(self, logits: Logits) -> Grade:
+        """Logits in words and numbers."""
+        share = 1 / (1 + np.exp(-logits.astype(float)))
+        attributes = {
+            name: 1 + (top - 1) * float(s) for (name, top), s in zip(ATTRIBUTES.items(), share[ATTRIBUTE], strict=True)
+        }
+        return Grade(self.malignancy(logits[MALIGNANCY]), TYPES[int(np.argmax(logits[TYPE]))], attributes)
+
+    def malignancy(self, opinions: NDArray[np.float32]) -> Interval:
+        """The mean opinion as a probability, and how far the opinions of bootstrapped patients lie apart (95 %)."""
+        mean, spread = float(opinions.mean()), float(opinions.std())
+        of = self._malignancy.probability
+        return Interval(of(mean), of(mean - _Z95 * spread), of(mean + _Z95 * spread))
+
+    def _size(self, outline: Outline, spacing_zyx_mm: Triple) -> tuple[Diameter, Interval]:
+        step = self.settings.spacing_mm
+        long, short = axial_axes_mm(outline.share, step)
+        mean = (long + short) / 2
+        volume = float((outline.share >= 0.5).sum()) * step * step * spacing_zyx_mm[0]
+        low, high = self._errors["diameter"].band(mean, mean)
+        v_low, v_high = self._errors["volume"].band(volume, mean)
+        return Diameter(mean, long, short, low, high), Interval(volume, v_low, v_high)
+
+    def explain(self, planes: Planes) -> Explanation:
+        """Occlusion: how much the malignancy logit falls or rises when a square is filled with its surroundings.
+
+        Zeiler & Fergus 2014. The map is in logits, positive where what is there speaks for malignancy.
+        """
+        edge, step = self.settings.view_voxels, self.settings.spacing_mm
+        square = max(2, round(_OCCLUDED_MM / step))
+        stride = square // 2
+        smooth = cv2.GaussianBlur(planes[1], (0, 0), square)
+        starts = (edge - square) // 2 + (np.arange(_OCCLUSIONS) - _OCCLUSIONS // 2) * stride
+        views = [encode(planes)]
+        for top in starts:
+            for left in starts:
+                hidden = planes.copy()
+                hidden[:, top : top + square, left : left + square] = smooth[top : top + square, left : left + square]
+                views.append(encode(hidden))
+        logits = self.engine.run(views)[0][:, MALIGNANCY].mean(axis=1)
+        total, count = np.zeros((edge, edge), np.float32), np.zeros((edge, edge), np.float32)
+        for i, (top, left) in enumerate((t, k) for t in starts for k in starts):
+            total[top : top + square, left : left + square] += logits[0] - logits[i + 1]
+            count[top : top + square, left : left + square] += 1
+        return Explanation(total / np.maximum(count, 1), np.ascontiguousarray(planes[1]), step)
+
+
+def load_grader(name: str = "grader", threads: int = 0) -> Grader:
+    """Load and compile an installed grader (the newest version is taken) or a bundle folder.
+
+    Raises
+    ------
+    ModelError
+        When there is none, or it is damaged.
+    """
+    return Grader(load_bundle(find_bundle(name)), threads)
+
+
+def _native(outline: Outline, scan: Scan, settings: GraderSettings) -> NoduleMask | None:
+    """The outline on the scan's own voxels, in its tight box; None where it holds no voxel centre."""
+    spacing = scan.geometry.spacing_zyx_mm
+    (top, left), planes = window_index(outline.share, spacing[1:], outline.centre_yx, settings)
+    planes_inside = planes >= 0.5
+    _, rows, columns = scan.geometry.shape_zyx
+    low = (max(top, 0), max(left, 0))
+    planes_inside = planes_inside[:, low[0] - top : rows - top, low[1] - left : columns - left]
+    spans = [np.flatnonzero(planes_inside.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
+    if not spans[0].size:
+        return None
+    tight = tuple(slice(int(s[0]), int(s[-1]) + 1) for s in spans)
+    starts = (outline.first, *low)
+    z, y, x = (slice(s.start + a, s.stop + a) for s, a in zip(tight, starts, strict=True))
+    return NoduleMask((z, y, x), np.ascontiguousarray(planes_inside[tight]))
