@@ -50,6 +50,39 @@ class Diameter:
     high: float
 
 
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """What the grader says of a nodule beyond its size.
+
+    Parameters
+    ----------
+    malignancy : probability that the LIDC's radiologists would call it malignant, with its 95 % interval.
+    type : ``solid``, ``part-solid`` or ``ground-glass``.
+    attributes : the LIDC's ratings by name, each on its own scale (1 to 5; internalStructure 1 to 4,
+        calcification 1 to 6).
+    """
+
+    malignancy: Interval
+    type: str
+    attributes: Mapping[str, float] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Explanation:
+    """Where hiding an axial view changes the malignancy most.
+
+    Parameters
+    ----------
+    map : float32 (y, x), fall of the malignancy's logit; positive where what is there speaks for malignancy.
+    image : float32 (y, x), HU of the view.
+    spacing_mm : edge of a pixel.
+    """
+
+    map: NDArray[np.float32]
+    image: NDArray[np.float32]
+    spacing_mm: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class NoduleMask:
     """The voxels of one nodule: ``mask`` (bool, z y x) fills ``box`` of the original scan."""
@@ -70,6 +103,7 @@ class Nodule:
     sop_instance_uid : the DICOM image of that slice, or None.
     side : ``left``, ``right`` or None where the lungs could not be told apart.
     mask : its outline, or None when nothing could be outlined.
+    grade, explanation : what the grader says and why; None where it was not asked.
     guidelines : what each guideline and risk model says, by its key, as `GuidelineAnswer.to_dict` gives it;
         None where none was asked.
     """
@@ -84,6 +118,8 @@ class Nodule:
     volume_mm3: Interval | None
     side: str | None = None
     mask: NoduleMask | None = None
+    grade: Grade | None = None
+    explanation: Explanation | None = field(default=None, hash=False, compare=False)
     guidelines: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
@@ -161,6 +197,11 @@ def _nodule_dict(nodule: Nodule) -> dict[str, Any]:
     if nodule.volume_mm3 is not None:
         v = nodule.volume_mm3
         row["volume_mm3"] = {"value": round(v.value), "low": round(v.low), "high": round(v.high)}
+    if nodule.grade is not None:
+        m = nodule.grade.malignancy
+        row["malignancy"] = {"probability": round(m.value, 4), "low": round(m.low, 4), "high": round(m.high, 4)}
+        row["type"] = nodule.grade.type
+        row["attributes"] = {k: round(a, 1) for k, a in nodule.grade.attributes.items()}
     if nodule.guidelines is not None:
         row["guidelines"] = dict(nodule.guidelines)
     return row
