@@ -140,6 +140,11 @@ def test_all_objects_are_of_the_scans_patient_study_and_frame(result, made):
     assert len(series) == 3
 
 
+def test_no_person_is_named_as_the_maker(seg):
+    assert "ContentCreatorName" in seg
+    assert not seg.ContentCreatorName
+
+
 def test_segments_are_coded(seg):
     first = seg.SegmentSequence[0]
     assert first.SegmentedPropertyTypeCodeSequence[0].CodeValue == "27925004"

@@ -64,6 +64,8 @@ def segmentation(told: Told, source: SourceSeries) -> Dataset | None:
         series_description="Lung nodules, outlines by software",
         **_places(source, planes, told.result.scan.geometry),
     )
+    # type 2 (PS3.3 table 10-12): present, and empty because no person made it
+    made.ContentCreatorName = ""
     return made
 
 
