@@ -16,6 +16,9 @@ _PHANTOM = (
     "import sys; from noduscope.phantom import *; "
     "write_dicom(make_phantom(PhantomSettings(spacing_xyz_mm=tuple(map(float, sys.argv[2:])))), sys.argv[1])"
 )
+# MONAI's LUNA16 bundle on LIDC-IDRI-0001: measured once, in float32 on another 2-core machine, not here
+_MONAI_SERIES = "1.3.6.1.4.1.14519.5.2.1.6279.6001.179049373636438705059720603192"
+_MONAI_SECONDS = 448.0
 _FULL, _QUICK = ("0.7", "0.7", "2.5"), ("3", "3", "5")  # mm; a usual chest CT, and one that is soon done
 
 
@@ -37,6 +40,9 @@ def main() -> None:
     rates = {"gflops": reached, "matrix_peak_gflops": peak, "share_of_peak": reached / peak}
     result["scan"] = {"source": "given" if given.scan else "phantom", **last["scan"]}
     result |= {"stages": [*stages, *processes], "network": {**last["network"], **rates}}
+    if last["scan"]["series_uid"] == _MONAI_SERIES:
+        whole = processes[0]["seconds"]["median"]
+        result["monai_elsewhere"] = {"seconds": _MONAI_SECONDS, "ratio": _MONAI_SECONDS / whole}
     given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     _print(result)
 
@@ -93,10 +99,15 @@ def _print(result: dict[str, Any]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
     console.print(table)
     console.print(
-        f"network: {net['tiles']} tiles, {net['voxels'] / 1e6:.1f} million voxels, {net['gflop']:.1f} GFLOP a scan; "
+        f"network: {net['tiles']} block(s), {net['voxels'] / 1e6:.1f} million voxels, {net['gflop']:.1f} GFLOP a scan; "
         f"{net['gflops']:.0f} GFLOP/s, {net['share_of_peak']:.0%} of the float32 matrix product's "
         f"{net['matrix_peak_gflops']:.0f} (bf16 units can exceed 100 %)"
     )
+    if other := result.get("monai_elsewhere"):
+        console.print(
+            f"MONAI's LUNA16 bundle took {other['seconds']:.0f} s for this scan on another 2-core machine: "
+            f"{other['ratio']:.0f} times our whole process here"
+        )
     console.print(f"{machine['processor']}, {machine['cores']} cores, load {machine['load']} when it began")
     if machine["load"] > 0.3 * machine["cores"]:
         console.print("The machine was busy: the seconds are too high, and the ratios are rough.", style="bold")

@@ -72,7 +72,8 @@ def measure_stages(scan_path: Path, model: str, rounds: int, scratch: Path) -> I
 
     yield timed("write", {"noduscope": write})
     spacing = [round(s, 4) for s in scan.geometry.spacing_xyz_mm]
-    about = {"shape_zyx": scan.geometry.shape_zyx, "spacing_xyz_mm": spacing, "findings": len(results[0].nodules)}
+    about = {"series_uid": scan.source.series_uid, "shape_zyx": scan.geometry.shape_zyx, "spacing_xyz_mm": spacing}
+    about["findings"] = len(results[0].nodules)
     yield {"scan": about, "network": convolution_work(models, region)}
 
 
