@@ -13,6 +13,8 @@ from noduscope import NOT_A_MEDICAL_DEVICE
 
 if TYPE_CHECKING:
     from noduscope.batch import Outcome
+    from noduscope.data.luna16 import DataTree
+    from noduscope.data.prepare import Prepared
     from noduscope.demo import DemoResult
     from noduscope.findings import ScanResult
 
@@ -171,3 +173,31 @@ def comparison_table(made: dict[str, Any], out: Path) -> Callable[[], None]:
         typer.echo(NOT_A_MEDICAL_DEVICE)
 
     return show
+
+
+def tree_table(tree: DataTree) -> Callable[[], None]:
+    """A data set: what is there, then what is wrong with it."""
+
+    def show() -> None:
+        held = tree.to_dict()
+        rows = [("scans", str(held["scans"]))]
+        if held["subsets"]:
+            rows.append(("per subset", ", ".join(f"{k}: {n}" for k, n in held["subsets"].items())))
+        rows += [(name, str(n)) for name, n in held["counts"].items()]
+        rows += [(f"rows of {name}", str(n)) for name, n in held["tables"].items()]
+        table(f"{tree.kind} in {tree.folder}", ("what", "count"), rows)
+        for problem in tree.problems:
+            typer.echo(f"[{problem.code}] {problem.text}")
+        if not tree.problems:
+            typer.echo("complete; nothing is missing")
+
+    return show
+
+
+def prepared_line(outcome: Prepared) -> str:
+    """What became of one scan of `data prepare`."""
+    uid = outcome.scan.series_uid
+    if outcome.error:
+        return f"{uid}: {outcome.error}"
+    took = f"{outcome.seconds:.1f} s" if outcome.seconds else "was there"
+    return f"{uid}: {outcome.size_bytes / 1e6:.1f} MB, {took}"

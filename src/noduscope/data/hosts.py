@@ -16,12 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noduscope.boxes import Lesion
+from noduscope.data.cache import is_prepared, open_prepared, prepare_scan, prepared_folder
 from noduscope.errors import InputRefused
-from noduscope.io.read import read_scan
-from noduscope.lungs import find_lungs
-from noduscope.region import lung_region
 from noduscope.scan import Geometry, HuVolume
-from noduscope.settings import Settings, settings_hash
+from noduscope.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,31 +70,21 @@ def reviewed_findings() -> dict[str, list[KnownLesion]]:
 
 
 def load_hosts(scans: Path, names: Iterable[str], cache: Path, settings: Settings) -> list[HostScan]:
-    """Prepare the named scans, or take them from the cache where they were prepared before.
-
-    The cache's key is the hash of the settings that shape its content.
-    """
+    """Prepare the named scans, or take them from the cache where they were prepared before."""
     lesions, reviewed = read_lesions(scans / "nodules.csv"), reviewed_findings()
-    key = settings_hash(settings.preprocess) + settings_hash(settings.lungs)
-    folder = cache / f"hosts-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return [_load_host(scans / n, folder, lesions.get(n, []) + reviewed.get(n, []), settings) for n in names]
+    folder = prepared_folder(cache, settings)
+    hosts = []
+    for name in names:
+        if not is_prepared(folder / name):
+            prepare_scan(scans / name, folder / name, settings)
+        hosts.append(open_host(folder / name, lesions.get(name, []) + reviewed.get(name, [])))
+    return hosts
 
 
-def _load_host(path: Path, folder: Path, known: list[KnownLesion], settings: Settings) -> HostScan:
-    file = folder / f"{path.name}.npz"
-    if not file.exists():
-        scan = read_scan(path)
-        region = lung_region(scan, find_lungs(scan, settings.lungs), settings.preprocess.spacing_mm)
-        place = np.concatenate([region.geometry.spacing_xyz_mm, region.geometry.origin_xyz_mm])
-        axes = np.asarray(region.geometry.direction)
-        temporary = file.with_suffix(".tmp.npz")
-        np.savez_compressed(temporary, hu=region.hu, lungs=region.lungs, place=place, axes=axes)
-        temporary.rename(file)
-    with np.load(file, allow_pickle=False) as held:
-        hu, lungs, place = held["hu"], held["lungs"], held["place"].tolist()
-        geometry = Geometry(hu.shape, tuple(place[:3]), tuple(place[3:]), tuple(held["axes"].tolist()))
+def open_host(folder: Path, known: Iterable[KnownLesion]) -> HostScan:
+    """A prepared scan with its known lesions."""
+    region = open_prepared(folder)
     lesions = tuple(
-        Lesion(tuple(geometry.to_index(k.position_xyz_mm).tolist()), k.diameter_mm, k.counts) for k in known
+        Lesion(tuple(region.geometry.to_index(k.position_xyz_mm).tolist()), k.diameter_mm, k.counts) for k in known
     )
-    return HostScan(path.name, hu, lungs, geometry, lesions)
+    return HostScan(folder.name, region.hu, region.lungs, region.geometry, lesions)
