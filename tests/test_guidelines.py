@@ -20,6 +20,7 @@ from noduscope.guidelines import (
     PatientFacts,
     assess,
     brock_probability,
+    bts_growth,
     lung_rads_category,
     lung_rads_of_exam,
     mayo_probability,
@@ -251,10 +252,13 @@ def test_an_examination_is_its_most_suspicious_nodule():
 
 
 def test_unchecked_rows_say_so():
-    first, new = (assess([sized(9.0, change=change)])[0].lung_rads.reason for change in ("baseline", "new"))
-    assert "Not checked against the publication" not in first
-    assert "Not checked against the publication" in new
-    assert "Not checked against the publication" in assess([sized(9.0)])[0].mayo.reason
+    told = "Not checked against the publication"
+    large = [assess([sized(40.0, kind="ground-glass", change=c)])[0].lung_rads.reason for c in ("growing", "new")]
+    assert [told in reason for reason in large] == [True, False]
+    growth = [bts_growth(100.0, 130.0, days).reason for days in (150.0, 190.0, 260.0)]
+    assert [told in reason for reason in growth] == [False, True, False]
+    answer = assess([sized(9.0)])[0]
+    assert [told in risk.reason for risk in (answer.brock, answer.mayo, answer.va)] == [False, False, True]
 
 
 @pytest.mark.parametrize(

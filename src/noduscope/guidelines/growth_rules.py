@@ -88,6 +88,7 @@ def bts_growth(first_mm3: float, second_mm3: float, days: float) -> Verdict:
     else:
         fast, slow = days_to_double <= table["fast_days"], days_to_double > table["slow_days"]
         step = "fast" if fast else "slow" if slow else "middle"
-        tail = f", doubling time {days_to_double:.0f} days. {unchecked('bts_2015')}"
+        tail = f", doubling time {days_to_double:.0f} days."
+        tail += f" {unchecked('bts_2015')}" if step == "middle" else ""
     reason = f"Volume {first_mm3:.0f} to {second_mm3:.0f} mm³ in {days:.0f} days: {100 * share:+.0f} %{tail}"
     return Verdict("bts_2015_growth", "advice", table["growth"][step], (), reason, cited("bts_2015"))

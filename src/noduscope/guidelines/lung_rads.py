@@ -185,7 +185,7 @@ def _reason(rule: _Rule, size: Interval, solid_mm: float, nodule: NoduleFacts) -
         parts.append(f"A {rule.prior} that has not grown for {stepped['after_months']} months steps down to {value}.")
     parts.append(_by_volume(rule, nodule, value))
     parts.append(_next_step(value))
-    parts.append(unchecked(RULE) if rule.change in ("new", "growing", "slow") else "")
+    parts.append(unchecked(RULE) if (rule.kind, rule.change, by_size) == ("ground-glass", "growing", "3") else "")
     return " ".join(part for part in parts if part)
 
 
