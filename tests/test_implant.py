@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from noduscope.boxes import Lesion, Marks
 from noduscope.data.crops import NodulePatch
 from noduscope.data.hosts import HostScan
-from noduscope.data.implant import implant, random_place, varied
+from noduscope.data.implant import PLACES, implant, random_kind, random_place, varied
 from noduscope.data.validation import implanted_volumes, match
 from noduscope.scan import Geometry
 
@@ -57,6 +59,18 @@ def test_ground_glass_never_dims_what_is_there():
     assert np.all(crop >= held)
 
 
+def test_ground_glass_fills_part_of_the_air_and_vessels_show_through():
+    crop = lung_crop()
+    crop[:, 20:23, :] = -700.0
+    crop[:, :, 26:28] = VESSEL
+    glass = replace(ball_patch(12.0, hu=-600.0), type="ground-glass")
+    implant(crop, glass, (24.0, 24.0, 24.0))
+    assert crop[24, 24, 24] == pytest.approx(-600.0)  # 250 HU on top of aerated lung
+    # 250 HU on top of -700, less in the share of 700 / 850 that the air there has left
+    assert crop[24, 21, 24] == pytest.approx(-700 + 250 * 700 / 850)
+    assert crop[24, 24, 26] == VESSEL
+
+
 @pytest.mark.parametrize("place", [(-9.0, 24.0, 24.0), (24.0, 60.0, 24.0), (24.0, 24.0, 48.5), (-300.0, 24.0, 24.0)])
 def test_most_of_it_outside_is_refused_and_nothing_changes(place):
     crop = lung_crop()
@@ -68,6 +82,13 @@ def test_a_nodule_on_the_rim_of_the_crop_is_taken_when_most_of_it_shows():
     crop = lung_crop()
     assert implant(crop, ball_patch(), (2.0, 24.0, 24.0)) is not None
     assert crop[0, 24, 24] == NODULE
+
+
+def test_a_nodule_too_faint_to_be_seen_is_refused_and_nothing_changes():
+    crop = lung_crop()
+    faint = replace(ball_patch(hu=LUNG + 40), type="ground-glass")
+    assert implant(crop, faint, (24.0, 24.0, 24.0)) is None
+    assert np.all(crop == LUNG)
 
 
 def test_dense_tissue_is_refused_and_nothing_changes():
@@ -102,6 +123,31 @@ def test_places_are_in_aerated_lung_within_the_margin(seed):
     assert max(z, y, x) < 26
 
 
+@settings(max_examples=25)
+@given(st.integers(0, 10_000))
+def test_a_place_at_a_vessel_or_the_pleura_touches_it(seed):
+    crop, lung = lung_crop(40), np.zeros((40, 40, 40), bool)
+    lung[2:38, 2:38, 2:38] = True
+    crop[:, 20:22, 20:22] = VESSEL
+    rng = np.random.default_rng(seed)
+    _, y, x = random_place(rng, crop, lung, 10.0, "vessel")
+    assert max(abs(y - 20.5), abs(x - 20.5)) <= 0.5 + 4  # 0.45 of the diameter, in whole voxels
+    _, y, x = random_place(rng, crop, lung, 20.0, "pleura")
+    assert min(y, x, 39 - y, 39 - x) <= 1 + 9
+
+
+def test_without_a_vessel_there_is_no_place_at_one():
+    lung = np.ones((32, 32, 32), bool)
+    assert random_place(np.random.default_rng(0), lung_crop(32), lung, 8.0, "vessel") is None
+
+
+def test_a_third_lies_at_the_pleura_and_a_third_of_the_rest_at_vessels():
+    rng = np.random.default_rng(0)
+    drawn = [random_kind(rng) for _ in range(4000)]
+    shares = [drawn.count(kind) / len(drawn) for kind in ("pleura", "vessel", "free")]
+    assert shares == pytest.approx([0.33, 0.67 * 0.33, 0.67 * 0.67], abs=0.03)
+
+
 def test_without_lung_there_is_no_place():
     crop = lung_crop(32)
     assert random_place(np.random.default_rng(0), crop, np.zeros(crop.shape, bool), 8.0) is None
@@ -123,7 +169,8 @@ def test_validation_volumes_hold_the_scan_itself_and_copies_with_known_nodules()
     assert np.array_equal(volumes[0].hu, host.hu)
     for volume in volumes[1:]:
         assert volume.types[0] == "real"
-        assert len(volume.lesions) == len(volume.types) >= 3
+        assert len(volume.lesions) == len(volume.types) == len(volume.places) >= 3
+        assert set(volume.places[1:]) <= set(PLACES)
         for lesion in volume.lesions[1:]:
             assert volume.hu[tuple(np.rint(lesion.centre_zyx).astype(int))] == NODULE
         # clear of each other: 8 voxels between the surfaces
@@ -142,7 +189,9 @@ def test_without_patches_there_is_the_scan_alone():
 def test_matching_counts_hits_misses_and_false_positives_by_the_radius():
     volume = implanted_volumes(host_scan(), [], 0, 0, 0)[0]
     lesions = (Lesion((20.0, 20.0, 20.0), 10.0), Lesion((50.0, 50.0, 50.0), 6.0), *host_scan().lesions)
-    volume = type(volume)("v", volume.hu, volume.lungs, volume.geometry, lesions, ("solid", "solid", "real"))
+    volume = type(volume)(
+        "v", volume.hu, volume.lungs, volume.geometry, lesions, ("solid", "solid", "real"), ("free", "free", "real")
+    )
     places = [(20, 20, 24.9), (20, 20, 21), (50, 50, 53.1), (36, 36, 36), (5, 5, 5)]
     scores = [2.0, 1.0, 0.5, 3.0, 0.0]
     marks = Marks(np.asarray(places, np.float32), np.asarray(scores, np.float32), np.full(5, 8, np.float32))

@@ -14,7 +14,7 @@ Examples
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ __all__ = [
     "PhantomSettings",
     "PlantedNodule",
     "make_phantom",
+    "plan_nodules",
     "write_dicom",
     "write_mhd",
     "write_nifti",
@@ -93,6 +94,33 @@ class Phantom:
     nodules: tuple[PlantedNodule, ...]
     lungs: NDArray[np.uint8]
     settings: PhantomSettings
+
+
+_NODULE_KINDS: tuple[tuple[NoduleType, float], ...] = (("solid", 0.5), ("part-solid", 0.25), ("ground-glass", 0.25))
+_CROWDED_APART_MM = 20.0
+
+
+def plan_nodules(seed: int, rounds: int) -> tuple[PlantedNodule, ...]:
+    """Many nodules for one chest: the default places drawn `rounds` times, with types and sizes by chance.
+
+    Parameters
+    ----------
+    seed : of the chest that `PhantomSettings` is to make with them.
+    rounds : each adds up to nine; one nearer than 20 mm to an earlier one is left out.
+    """
+    anatomy = build_anatomy()
+    plumbing = build_plumbing(anatomy, np.random.default_rng([seed, 0]))
+    rng = np.random.default_rng([seed, 4])
+    planned: list[PlantedNodule] = []
+    for _ in range(rounds):
+        for nodule in place_nodules(anatomy, plumbing, rng):
+            taken = np.array([n.position_xyz_mm for n in planned]).reshape(-1, 3)
+            gaps = np.linalg.norm(taken - nodule.position_xyz_mm, axis=1)
+            kind = _NODULE_KINDS[int(rng.choice(len(_NODULE_KINDS), p=[share for _, share in _NODULE_KINDS]))][0]
+            size = round(nodule.diameter_mm * float(rng.uniform(0.7, 1.1)), 2)
+            if gaps.min(initial=np.inf) >= _CROWDED_APART_MM:
+                planned.append(replace(nodule, type=kind, diameter_mm=size))
+    return tuple(planned)
 
 
 def make_phantom(settings: PhantomSettings | None = None) -> Phantom:

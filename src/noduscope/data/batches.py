@@ -1,9 +1,10 @@
 """Training crops for the detector: implants, whole scans, real stacks, in seeded random mixture.
 
-Four kinds of crop, in the shares of `SHARES`:
+Five kinds of crop, in the shares of `SHARES`, those for which there is a source:
 
 ``implant``  a piece of a whole scan with one to three nodules set into it.
 ``host``     a piece of a whole scan as it is, half of the time around a hard negative or a known lesion.
+``phantom``  a piece of a synthetic chest, mostly around one of its nodules.
 ``stack``    the slices of a real LIDC nodule in their own surroundings. Nothing is known above and
              below, so the end slices are repeated there and those cells carry no loss.
 ``slab``     a piece of a whole scan, often with an implant, cut to a few slices in just the same way,
@@ -12,8 +13,10 @@ Four kinds of crop, in the shares of `SHARES`:
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import keras
 import numpy as np
@@ -23,25 +26,31 @@ from noduscope.augment import Crop, View, cut, degrade, noise_bank, random_view,
 from noduscope.boxes import STRIDE, Lesion, encode
 from noduscope.data.crops import CONSENSUS, NodulePatch, NoduleStack, resize_linear
 from noduscope.data.hosts import HostScan
-from noduscope.data.implant import implant, random_place, varied
+from noduscope.data.implant import implant, random_kind, random_place, varied
 from noduscope.preprocess import clip_normalise
 from noduscope.settings import Settings
 
-SHARES = {"implant": 0.45, "host": 0.25, "stack": 0.2, "slab": 0.1}
+SHARES = {"implant": 0.4, "host": 0.2, "phantom": 0.15, "stack": 0.15, "slab": 0.1}
 _AIR = -1000.0
+_RARE = {"part-solid": 3.0, "ground-glass": 3.0}
+"""How many times more often than solid ones."""
+_MASS_MM = 35.0
+_MASS_ZOOM = (0.45, 0.8)
+"""Magnification of crops around a mass: at full size it fills the crop and shows no edge."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CropSource:
     """What crops are made from; all of one side of a patient-level split.
 
-    ``hard`` holds (host index, voxel) of places where an earlier network was wrong.
+    ``hard`` holds (host index, voxel) of places where an earlier network was wrong; ``phantoms`` are synthetic.
     """
 
     hosts: Sequence[HostScan]
     patches: Sequence[NodulePatch]
     stacks: Sequence[NoduleStack]
     hard: Sequence[tuple[int, tuple[float, float, float]]] = field(default=())
+    phantoms: Sequence[HostScan] = field(default=())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,14 +71,16 @@ class CropMaker:
         self.size = settings.train_detector.crop_voxels
         self.spacing_mm = settings.preprocess.spacing_mm
         self._bank = noise_bank(np.random.default_rng(settings.train_detector.seed))
-        self._lung_voxels = [np.flatnonzero(h.lungs) for h in source.hosts]
+        self._scans = _Scans(source.hosts, source.hard)
+        self._phantoms = _Scans(source.phantoms, ())
         # small nodules are the most frequent and the hardest; the large ones still come often enough to be learnt
-        self._patch_weight = _weights([p.diameter_mm for p in source.patches])
-        self._stack_weight = _weights([s.diameter_mm for s in source.stacks])
+        self._patch_weight = _weights([p.diameter_mm for p in source.patches], [p.type for p in source.patches])
+        self._stack_weight = _weights([s.diameter_mm for s in source.stacks], [s.type for s in source.stacks])
+        self._shares = _shares(source)
 
     def __call__(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Network input ``(size, size, size, 1)`` in 0…1 and target ``(size/4, size/4, size/4, 7)``."""
-        kind = rng.choice(list(SHARES), p=list(SHARES.values()))
+        kind = rng.choice(list(self._shares), p=list(self._shares.values()))
         sample = getattr(self, f"_{kind}")(rng)
         crop = degrade(rng, sample.crop, self._bank)
         weight = self._weight(sample.known_z)
@@ -83,17 +94,21 @@ class CropMaker:
         return weight
 
     def _host(self, rng: np.random.Generator) -> Sample:
-        crop, _, lesions = self._piece(rng, hard=rng.random() < 0.5)
+        crop, _, lesions = self._piece(rng, self._scans, special=0.5)
+        return Sample(crop, lesions, (0, self.size))
+
+    def _phantom(self, rng: np.random.Generator) -> Sample:
+        crop, _, lesions = self._piece(rng, self._phantoms, special=0.7)
         return Sample(crop, lesions, (0, self.size))
 
     def _implant(self, rng: np.random.Generator) -> Sample:
-        crop, lung, lesions = self._piece(rng, hard=False)
+        crop, lung, lesions = self._piece(rng, self._scans, special=0.0)
         for _ in range(int(rng.integers(1, 4))):
             self._add(rng, crop, lung, lesions)
         return Sample(crop, lesions, (0, self.size))
 
     def _slab(self, rng: np.random.Generator) -> Sample:
-        crop, lung, lesions = self._piece(rng, hard=rng.random() < 0.3)
+        crop, lung, lesions = self._piece(rng, self._scans, special=0.3)
         if rng.random() < 0.5:
             self._add(rng, crop, lung, lesions)
         depth = int(rng.integers(5, 24))
@@ -106,13 +121,19 @@ class CropMaker:
         stack = self.source.stacks[rng.choice(len(self.source.stacks), p=self._stack_weight)]
         return stack_sample(rng, stack, self.size, self.spacing_mm)
 
-    def _piece(self, rng: np.random.Generator, *, hard: bool) -> tuple[Crop, NDArray[np.bool_], list[Lesion]]:
-        """A turned and zoomed piece of a scan, which of it is lung, and the known lesions in it."""
-        centre, index = self._centre(rng, hard)
-        host = self.source.hosts[index]
+    def _piece(
+        self, rng: np.random.Generator, scans: _Scans, special: float
+    ) -> tuple[Crop, NDArray[np.bool_], list[Lesion]]:
+        """A turned and zoomed piece of a scan, which of it is lung, and the known lesions in it.
+
+        With probability `special` it lies about a hard negative or a known lesion.
+        """
+        host, centre, size_mm = scans.spot(rng, self.size, special=rng.random() < special)
         view = random_view(rng, centre, self.size)
+        if size_mm > _MASS_MM and rng.random() < 0.7:
+            view = replace(view, zoom_zyx=(float(rng.uniform(*_MASS_ZOOM)),) * 3)
         crop = cut(host.hu, view, _AIR)
-        lung = cut(host.lungs > 0, view, 0.0) > 0.5
+        lung = cut(host.lungs, view, 0.0) > 0.5
         zoom = float(np.mean(view.zoom_zyx))
         lesions = []
         for known in host.lesions:
@@ -121,26 +142,13 @@ class CropMaker:
                 lesions.append(Lesion((z, y, x), known.diameter_mm * zoom, known.counts))
         return _mirrored(rng, crop, lung, lesions)
 
-    def _centre(self, rng: np.random.Generator, hard: bool) -> tuple[tuple[float, float, float], int]:
-        """A voxel of some scan's lung, near a hard negative or a lesion if asked for."""
-        special = [(i, h) for i, h in self.source.hard]
-        special += [(i, k.centre_zyx) for i, h in enumerate(self.source.hosts) for k in h.lesions for _ in range(3)]
-        if hard and special:
-            index, (z, y, x) = special[rng.integers(len(special))]
-            jitter = rng.uniform(-self.size / 4, self.size / 4, 3)
-            return (z + jitter[0], y + jitter[1], x + jitter[2]), index
-        index = int(rng.integers(len(self.source.hosts)))
-        voxels = self._lung_voxels[index]
-        z, y, x = np.unravel_index(voxels[rng.integers(len(voxels))], self.source.hosts[index].lungs.shape)
-        return (float(z), float(y), float(x)), index
-
     def _add(self, rng: np.random.Generator, crop: Crop, lung: NDArray[np.bool_], lesions: list[Lesion]) -> None:
         """Implant one nodule, away from what is already known there; a few places are tried."""
         patch = varied(rng, self.source.patches[rng.choice(len(self.source.patches), p=self._patch_weight)])
         for _ in range(4):
-            place = random_place(rng, crop, lung, patch.diameter_mm)
+            place = random_place(rng, crop, lung, patch.diameter_mm, random_kind(rng))
             if place is None:
-                return
+                continue
             if any(
                 np.linalg.norm(np.subtract(k.centre_zyx, place)) < (k.diameter_mm + patch.diameter_mm) / 2 + STRIDE
                 for k in lesions
@@ -150,6 +158,51 @@ class CropMaker:
             if lesion is not None:
                 lesions.append(lesion)
                 return
+
+
+class _Scans:
+    """Whole scans with the voxels that crops are cut around."""
+
+    def __init__(self, hosts: Sequence[HostScan], hard: Sequence[tuple[int, tuple[float, float, float]]]) -> None:
+        self._hosts = hosts
+        lesions = [(i, k.centre_zyx, k.diameter_mm) for i, h in enumerate(hosts) for k in h.lesions if k.counts]
+        # either kind is as likely, so that a few known lesions are not lost among hundreds of hard negatives
+        self._special = [places for places in ([(i, place, 0.0) for i, place in hard], lesions) if places]
+
+    def spot(
+        self, rng: np.random.Generator, size: int, *, special: bool
+    ) -> tuple[HostScan, tuple[float, float, float], float]:
+        """A scan and a voxel of its lungs; if asked for, near a hard negative or a lesion, then with its diameter."""
+        if special and self._special:
+            places = self._special[rng.integers(len(self._special))]
+            index, (z, y, x), diameter_mm = places[rng.integers(len(places))]
+            jitter = rng.uniform(-size / 4, size / 4, 3)
+            return self._hosts[index], (z + jitter[0], y + jitter[1], x + jitter[2]), diameter_mm
+        index = int(rng.integers(len(self._hosts)))
+        return self._hosts[index], _lung_voxel(rng, self._hosts[index].lungs), 0.0
+
+
+def _lung_voxel(rng: np.random.Generator, lungs: NDArray[np.uint8]) -> tuple[float, float, float]:
+    """A random voxel of the lungs, found by trying: a list of them would need more memory than all the scans."""
+    for _ in range(1000):
+        z, y, x = (int(v) for v in rng.integers(lungs.shape))
+        if lungs[z, y, x]:
+            break
+    return float(z), float(y), float(x)
+
+
+def _shares(source: CropSource) -> dict[str, float]:
+    """The shares of the kinds of crop that this source can give."""
+    held = {
+        "implant": source.hosts and source.patches,
+        "host": source.hosts,
+        "phantom": source.phantoms,
+        "stack": source.stacks,
+        "slab": source.hosts and source.patches,
+    }
+    able = {kind: share for kind, share in SHARES.items() if held[kind]}
+    total = sum(able.values())
+    return {kind: share / total for kind, share in able.items()}
 
 
 def stack_sample(rng: np.random.Generator, stack: NoduleStack, size: int, spacing_mm: float) -> Sample:
@@ -187,24 +240,33 @@ def _mirrored(
     return np.ascontiguousarray(crop), lung, lesions
 
 
-def _weights(diameters_mm: Sequence[float]) -> NDArray[np.float64]:
+def _weights(diameters_mm: Sequence[float], types: Sequence[str]) -> NDArray[np.float64]:
     weight = np.sqrt(np.clip(np.asarray(diameters_mm, dtype=float), 4.0, 30.0))
+    weight *= [_RARE.get(t, 1.0) for t in types]
     made: NDArray[np.float64] = weight / weight.sum()
     return made
 
 
 class DetectorBatches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Batches for ``model.fit``: batch `i` of epoch `e` is a function of (seed, e, i) alone."""
+    """Batches for ``model.fit``: batch `i` of epoch `e` is a function of (seed, e, i) alone.
+
+    ``seconds`` adds up the processor time that making them took.
+    """
 
     def __init__(self, maker: CropMaker, batches: int, batch_size: int, seed: int) -> None:
-        super().__init__(workers=1, use_multiprocessing=False, max_queue_size=4)
+        # threads suffice: OpenCV and NumPy release the interpreter; few cores are left to the network
+        workers = max(1, (os.cpu_count() or 1) // 4)
+        super().__init__(workers=workers, use_multiprocessing=False, max_queue_size=4 * workers)
         self.maker, self.batches, self.batch_size, self.seed = maker, batches, batch_size, seed
         self.epoch = 0
+        self.seconds = 0.0
 
     def __len__(self) -> int:
         return self.batches
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         rng = np.random.default_rng((self.seed, self.epoch, index))
+        start = time.thread_time()
         pairs = [self.maker(rng) for _ in range(self.batch_size)]
+        self.seconds += time.thread_time() - start
         return np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])

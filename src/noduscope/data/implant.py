@@ -1,13 +1,15 @@
 """Real nodules set into real lungs: how a few whole scans become thousands of labelled ones.
 
-A nodule's own HU replace the lung's inside its outline, feathered over about a millimetre; where
+A solid nodule's own HU replace the lung's inside its outline, feathered over about a millimetre; where
 the lung already holds something denser (a vessel, the chest wall) the denser value stays, so that a
-nodule merges with what it touches instead of cutting a hole into it.
+nodule merges with what it touches instead of cutting a hole into it. A ground-glass or part-solid one
+fills part of the air, so the lung's own vessels and texture show through it.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -17,7 +19,13 @@ from noduscope.augment import Crop
 from noduscope.boxes import Lesion
 from noduscope.data.crops import NodulePatch, resize_linear
 
+Place: TypeAlias = Literal["free", "vessel", "pleura"]
+PLACES: tuple[Place, ...] = ("free", "vessel", "pleura")
+
 _TISSUE_HU = -400.0
+_VESSEL_HU = -300.0
+_LUNG_HU = -850.0
+_LEAST_SEEN_HU = 60.0
 
 
 def varied(rng: np.random.Generator, patch: NodulePatch) -> NodulePatch:
@@ -45,7 +53,7 @@ def implant(crop: Crop, patch: NodulePatch, place_zyx: tuple[float, float, float
     """Set a nodule into a crop, in place, its centre at the voxel nearest to `place_zyx`.
 
     Returns the lesion as it lies there; None, and the crop untouched, where most of it would fall
-    outside or onto dense tissue and nothing could be seen of it.
+    outside or onto dense tissue, or it is so faint that nothing could be seen of it.
     """
     corner = [round(p - c) for p, c in zip(place_zyx, patch.centre_zyx, strict=True)]
     low = [max(c, 0) for c in corner]
@@ -61,28 +69,64 @@ def implant(crop: Crop, patch: NodulePatch, place_zyx: tuple[float, float, float
         return None
     if (host[inside] > _TISSUE_HU).mean() > 0.35:
         return None
-    crop[target] = np.maximum(host, alpha * hu + (1 - alpha) * host)
+    made = _blended(host, hu, alpha, additive=patch.type != "solid")
+    if (made - host)[inside].mean() < _LEAST_SEEN_HU:
+        return None
+    crop[target] = made
     z, y, x = (c + p for c, p in zip(corner, patch.centre_zyx, strict=True))
     return Lesion((float(z), float(y), float(x)), patch.diameter_mm)
 
 
-def random_place(
-    rng: np.random.Generator, crop: Crop, lung: NDArray[np.bool_], diameter_mm: float, margin: int = 6
-) -> tuple[float, float, float] | None:
-    """A voxel of the crop where a nodule of this size could sit; None when the crop shows no lung.
+def _blended(host: Crop, hu: Crop, alpha: Crop, *, additive: bool) -> Crop:
+    """The host's HU with the nodule in it; nowhere less dense than the host.
 
-    One third lie where the nodule will touch the edge of the lung, the others anywhere in aerated lung.
+    Additive: what the nodule has above aerated lung comes on top of the host, less where the host
+    holds less air to fill (none in a vessel).
     """
-    air = lung & (crop < -500)
+    if not additive:
+        return np.maximum(host, alpha * hu + (1 - alpha) * host)
+    air = np.clip(host / np.float32(_LUNG_HU), 0, 1)
+    made: Crop = host + alpha * air * np.maximum(hu - np.float32(_LUNG_HU), 0)
+    return made
+
+
+def random_kind(rng: np.random.Generator) -> Place:
+    """A third of the nodules at the pleura, a third of the others at vessels."""
     if rng.random() < 0.33:
-        size = 2 * round(diameter_mm * 0.45) + 1
-        kernel = np.ones((size, size), np.uint8)
-        inner = np.stack([cv2.erode(p, kernel, borderType=cv2.BORDER_REPLICATE) for p in lung.astype(np.uint8)])
-        rim = air & (inner == 0)
-        air = rim if rim.any() else air
-    inside = air[margin:-margin, margin:-margin, margin:-margin]
+        return "pleura"
+    return "vessel" if rng.random() < 0.33 else "free"
+
+
+def random_place(
+    rng: np.random.Generator,
+    crop: Crop,
+    lung: NDArray[np.bool_],
+    diameter_mm: float,
+    kind: Place = "free",
+    margin: int = 6,
+) -> tuple[float, float, float] | None:
+    """A voxel of the crop where a nodule of this size could sit; None when the crop shows no such place.
+
+    Parameters
+    ----------
+    kind : ``pleura``: it will touch the edge of the lung. ``vessel``: it will touch something dense in
+        the lung. ``free``: anywhere in aerated lung.
+    """
+    spots = lung & (crop < -500)
+    if kind == "pleura":
+        spots &= _near(~lung, diameter_mm * 0.45)
+    elif kind == "vessel":
+        spots &= _near(lung & (crop > _VESSEL_HU), diameter_mm * 0.45)
+    inside = spots[margin:-margin, margin:-margin, margin:-margin]
     flat = np.flatnonzero(inside)
     if flat.size == 0:
         return None
     z, y, x = np.unravel_index(int(flat[rng.integers(flat.size)]), inside.shape)
     return float(z + margin), float(y + margin), float(x + margin)
+
+
+def _near(mask: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:
+    """Which voxels lie within `reach` of the mask in their axial plane (a square's reach)."""
+    size = 2 * round(reach) + 1
+    kernel = np.ones((size, size), np.uint8)
+    return np.stack([cv2.dilate(p, kernel) for p in mask.astype(np.uint8)]) > 0

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from noduscope.boxes import Lesion, Marks
 from noduscope.data.crops import NodulePatch
 from noduscope.data.hosts import HostScan
-from noduscope.data.implant import implant, random_place
+from noduscope.data.implant import Place, implant, random_kind, random_place
 from noduscope.scan import Geometry, HuVolume
 
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -22,7 +22,8 @@ RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 class KnownVolume:
     """A lung region with its lesions, real and implanted.
 
-    ``types`` names each lesion's type (``solid``, …, or ``real`` for the scan's own).
+    ``types`` names each lesion's type (``solid``, …, or ``real`` for the scan's own), ``places`` where it was
+    set in (``free``, ``vessel``, ``pleura``, or ``real``).
     """
 
     name: str
@@ -31,6 +32,7 @@ class KnownVolume:
     geometry: Geometry
     lesions: tuple[Lesion, ...]
     types: tuple[str, ...]
+    places: tuple[str, ...]
 
 
 def implanted_volumes(
@@ -41,39 +43,43 @@ def implanted_volumes(
     The nodules are taken in turn, so that no one appears twice before all have appeared once; without any
     there are no copies.
     """
-    volumes = [KnownVolume(host.name, host.hu, host.lungs, host.geometry, host.lesions, ("real",) * len(host.lesions))]
+    own = ("real",) * len(host.lesions)
+    volumes = [KnownVolume(host.name, host.hu, host.lungs, host.geometry, host.lesions, own, own)]
     rng = np.random.default_rng((seed, len(host.hu)))
     order = list(rng.permutation(len(patches)))
     for copy in range(copies if order else 0):
         volume = host.hu.astype(np.float32)
-        lesions, types = list(host.lesions), ["real"] * len(host.lesions)
+        lesions, types, places = list(host.lesions), list(own), list(own)
         for _ in range(each):
             patch = patches[order[0]]
             order = order[1:] + order[:1]
-            lesion = _set_in(rng, volume, host.lungs > 0, patch, lesions)
+            kind = random_kind(rng)
+            lesion = _set_in(rng, (volume, host.lungs > 0), (patch, kind), lesions)
             if lesion is not None:
                 lesions.append(lesion)
                 types.append(patch.type)
+                places.append(kind)
         hu = np.clip(np.rint(volume), -1024, 3071).astype(np.int16)
         name = f"{host.name}+{copy + 1}"
-        volumes.append(KnownVolume(name, hu, host.lungs, host.geometry, tuple(lesions), tuple(types)))
+        held = tuple(lesions), tuple(types), tuple(places)
+        volumes.append(KnownVolume(name, hu, host.lungs, host.geometry, *held))
     return volumes
 
 
 def _set_in(
     rng: np.random.Generator,
-    volume: NDArray[np.float32],
-    lung: NDArray[np.bool_],
-    patch: NodulePatch,
+    scan: tuple[NDArray[np.float32], NDArray[np.bool_]],
+    nodule: tuple[NodulePatch, Place],
     known: Sequence[Lesion],
 ) -> Lesion | None:
-    """One nodule into a whole volume, clear of the known ones; None after twenty vain tries."""
+    """One nodule into a whole volume at a place of its kind, clear of the known ones; None after twenty vain tries."""
+    (volume, lung), (patch, kind) = scan, nodule
     voxels = np.flatnonzero(lung)
     for _ in range(20):
         spot = np.unravel_index(voxels[rng.integers(len(voxels))], lung.shape)
         low = [int(np.clip(s - 32, 0, max(n - 64, 0))) for s, n in zip(spot, lung.shape, strict=True)]
         box = tuple(slice(a, a + 64) for a in low)
-        place = random_place(rng, volume[box], lung[box], patch.diameter_mm)
+        place = random_place(rng, volume[box], lung[box], patch.diameter_mm, kind)
         if place is None:
             continue
         at = (place[0] + low[0], place[1] + low[1], place[2] + low[2])
