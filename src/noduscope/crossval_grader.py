@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 _MIDDLE = (TILE - 1) / 2
 _Z95 = 1.96
-PROTOCOLS = {
+PROTOCOLS: dict[str, tuple[int, Callable[[Sequence[int]], Any]]] = {
     "median, 3 or more readers": (3, np.median),
     "median, 4 readers": (4, np.median),
     "mean, 3 or more readers": (3, np.mean),
@@ -108,7 +108,7 @@ def run_fold(
     model = train_grader(training, places, file.parent, settings)
     engine = GraderEngine(to_openvino(model), settings.grader)
     judged = [judge_stack(engine, s, of[s.patient_id]) for s in others]
-    arrays = {
+    arrays: dict[str, Any] = {
         "names": np.array([j.stack.name for j in judged]),
         "logits": np.stack([j.logits for j in judged]),
         "dice": np.array([j.dice for j in judged]),

@@ -152,7 +152,8 @@ class Grader:
         for i, (top, left) in enumerate((t, k) for t in starts for k in starts):
             total[top : top + square, left : left + square] += logits[0] - logits[i + 1]
             count[top : top + square, left : left + square] += 1
-        return Explanation(total / np.maximum(count, 1), np.ascontiguousarray(planes[1]), step)
+        change: NDArray[np.float32] = (total / np.maximum(count, 1)).astype(np.float32)
+        return Explanation(change, np.ascontiguousarray(planes[1]), step)
 
 
 def load_grader(name: str = "grader", threads: int = 0) -> Grader:

@@ -64,7 +64,8 @@ def axial_view(
     step = 0.0 if alone else settings.neighbour_mm / dz
     planes = np.stack([_between(hu, z + k * step) for k in (-1, 0, 1)]) if step else _between(hu, z)[None]
     turned = _turned(planes, spacing_zyx_mm[1:], centre_zyx[1:], settings, turn or Turn())
-    return np.repeat(turned, 3, axis=0) if alone else turned
+    made: Planes = np.repeat(turned, 3, axis=0) if alone else turned
+    return made
 
 
 def view_of(
@@ -105,7 +106,10 @@ def in_plane(
     turn: Turn | None = None,
 ) -> NDArray[np.float32]:
     """One plane of anything (an outline) under the same turn as its view."""
-    return _turned(values.astype(np.float32)[None], spacing_yx_mm, centre_yx, settings, turn or Turn())[0]
+    made: NDArray[np.float32] = _turned(
+        values.astype(np.float32)[None], spacing_yx_mm, centre_yx, settings, turn or Turn()
+    )[0]
+    return made
 
 
 def _between(hu: NDArray[np.int16], z: float) -> NDArray[np.float32]:
@@ -113,8 +117,10 @@ def _between(hu: NDArray[np.int16], z: float) -> NDArray[np.float32]:
     z = min(max(z, 0.0), len(hu) - 1.0)
     first = min(int(z), len(hu) - 1)
     share = z - first
-    plane = hu[first].astype(np.float32)
-    return plane if share < 1e-3 else (1 - share) * plane + share * hu[first + 1].astype(np.float32)
+    plane: NDArray[np.float32] = hu[first].astype(np.float32)
+    if share > 1e-3:
+        plane += np.float32(share) * (hu[first + 1] - plane)
+    return plane
 
 
 def _turned(

@@ -184,7 +184,7 @@ class PlaceSamples:
     def false(self, rng: np.random.Generator) -> Sample | None:
         """A plane through a place that holds no nodule."""
         if self.source.false_places and rng.random() < 0.85:
-            index, place = self.source.false_places[rng.integers(len(self.source.false_places))]
+            index, place = self.source.false_places[int(rng.integers(len(self.source.false_places)))]
         else:
             index, place = self._anywhere(rng)
         if any(_near(k, place) for k in self.source.hosts[index].lesions):
@@ -232,7 +232,7 @@ class PlaceSamples:
         implant(shape, replace(patch, hu=np.zeros_like(patch.hu), type="solid"), at)
         off = rng.normal(0, 0.08 * patch.diameter_mm / self.source.spacing_mm, 3)
         moved = [round(c + o - (n - 1) / 2) for c, o, n in zip(lesion.centre_zyx, off, crop.shape, strict=True)]
-        return _rolled(crop, moved), 1 + _rolled(shape, moved) / 1000, patch.diameter_mm
+        return _rolled(crop, moved), 1 + _rolled(shape, moved) / np.float32(1000), patch.diameter_mm
 
     def _crop(
         self, rng: np.random.Generator, index: int, place: tuple[float, float, float]

@@ -1,5 +1,8 @@
 """The grader: a 2D residual trunk on planes through a candidate, with heads for all that is said of a nodule.
 
+What the outline head takes for the nodule is where the other heads look closest: the mean of the fine
+features inside it tells what it is made of, and its area how large it is.
+
 Why planes and not a cube: the labelled nodules are stacks of as many slices as their outlines span. A
 cube of one would end where the nodule ends and give its size away; a plane that exists is complete.
 """
@@ -12,7 +15,7 @@ import keras
 from keras import layers, ops
 
 from noduscope.heads import channels
-from noduscope.model.blocks import conv_bn_relu, residual
+from noduscope.model.blocks import InsideMean, conv_bn_relu, residual
 from noduscope.settings import GraderSettings
 
 VIEW_CHANNELS = 4
@@ -38,12 +41,12 @@ def build_grader(settings: GraderSettings) -> keras.Model:
     x = conv_bn_relu(x, coarse, "s8_in", strides=2)
     for i in range(settings.blocks):
         x = residual(x, coarse, f"s8_{i}")
-    mask, outlined = _mask_head(x, quarter, half)
+    mask, joined = _mask_head(x, quarter, half)
+    inside = layers.Conv2D(1, 1, activation="sigmoid", name="inside")(mask)
     pooled = [
         layers.GlobalAveragePooling2D(name="mean")(x),
         layers.GlobalMaxPooling2D(name="max")(x),
-        *(layers.GlobalAveragePooling2D(name=f"mean_{i}")(f) for i, f in enumerate(outlined)),
-        layers.GlobalMaxPooling2D(name="max_outlined")(outlined[0]),
+        InsideMean(name="mean_inside")([layers.Concatenate(name="fine")([half, joined]), inside]),
     ]
     v = layers.Concatenate(name="features")(pooled)
     v = layers.Dropout(settings.dropout, name="dropout_features")(v)
@@ -53,18 +56,13 @@ def build_grader(settings: GraderSettings) -> keras.Model:
     return keras.Model(image, {"grade": grade, "mask": mask}, name="grader")
 
 
-def _mask_head(x: Any, quarter: Any, half: Any) -> tuple[Any, list[Any]]:
-    """The top-down path: features of strides 8, 4 and 2 joined, one logit per pixel; and the joined features.
-
-    Those know where the nodule is: their means tell its size and what it is made of, apart from its surroundings.
-    """
-    joined = []
+def _mask_head(x: Any, quarter: Any, half: Any) -> tuple[Any, Any]:
+    """The top-down path: features of strides 8, 4 and 2 joined, one logit per pixel; and the joined features."""
     for name, skip in (("quarter", quarter), ("half", half)):
         filters = skip.shape[-1]
         x = layers.UpSampling2D(2, name=f"up_{name}")(conv_bn_relu(x, filters, f"lateral_{name}", kernel=1))
         x = conv_bn_relu(layers.Add(name=f"join_{name}")([x, skip]), filters, f"smooth_{name}")
-        joined.append(x)
-    return layers.Conv2D(SUBPIXELS, 1, name="mask", dtype="float32")(x), joined
+    return layers.Conv2D(SUBPIXELS, 1, name="mask", dtype="float32")(x), x
 
 
 def grade_loss(target: Any, logit: Any) -> Any:

@@ -69,7 +69,7 @@ class GraderEngine:
         self.settings = settings
         self._engine = Engine(model, threads)
 
-    def nodule_logits(self, hu: HuVolume, spacing_zyx_mm: Triple, centres_zyx: NDArray[np.float64]) -> Logits:
+    def nodule_logits(self, hu: HuVolume, spacing_zyx_mm: Triple, centres_zyx: NDArray[np.floating]) -> Logits:
         """Nodule or not, of voxels of a volume: the mean of three orthogonal views each, ``(n,)``."""
         views = [
             encode(view_of(hu, spacing_zyx_mm, (float(z), float(y), float(x)), self.settings, axis))
@@ -124,7 +124,7 @@ def _from_subpixels(mask: NDArray[np.float32]) -> NDArray[np.float32]:
     """The network's mask logits ``(n, h, w, 4)`` as shares on the views' pixels, ``(n, 2h, 2w)``."""
     n, h, w, _ = mask.shape
     flat = mask.reshape(n, h, w, 2, 2).transpose(0, 1, 3, 2, 4).reshape(n, 2 * h, 2 * w)
-    made: NDArray[np.float32] = 1 / (1 + np.exp(-flat))
+    made: NDArray[np.float32] = (1 / (1 + np.exp(-flat))).astype(np.float32)
     return made
 
 

@@ -15,6 +15,7 @@ from keras import layers
 from openvino import opset13 as ops
 
 from noduscope.errors import ModelError
+from noduscope.model.blocks import InsideMean
 
 
 def to_openvino(model: Any) -> ov.Model:
@@ -128,6 +129,14 @@ def _max(layer: Any, inputs: list[Any]) -> Any:
     return ops.reduce_max(inputs[0], np.arange(2, len(layer.input.shape)), False)
 
 
+def _inside_mean(layer: Any, inputs: list[Any]) -> Any:
+    features, weight = inputs
+    axes = np.array([2, 3])
+    share = ops.add(ops.reduce_mean(weight, axes, False), np.float32(layer.LEAST))
+    inside = ops.divide(ops.reduce_mean(ops.multiply(features, weight), axes, False), share)
+    return ops.concat([inside, ops.log(share)], 1)
+
+
 _EXPECTED: dict[str, Any] = {
     "axis": -1,
     "center": True,
@@ -153,4 +162,5 @@ _BUILDERS: dict[Any, Callable[[Any, list[Any]], Any]] = {
     (layers.GlobalAveragePooling3D, layers.GlobalAveragePooling2D): _mean,
     (layers.GlobalMaxPooling3D, layers.GlobalMaxPooling2D): _max,
     layers.Dense: _dense,
+    InsideMean: _inside_mean,
 }
