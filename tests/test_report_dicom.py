@@ -18,11 +18,10 @@ from pydicom.sr.codedict import codes
 
 from helpers_dicom import Layout, Place, save
 from noduscope.errors import SettingsError
-from noduscope.findings import Interval, NoduleMask
+from noduscope.findings import Grade, Interval, NoduleMask
 from noduscope.io.read import read_scan
 from noduscope.phantom_write import write_dicom
 from noduscope.report.dicom import CAD, REPORT, SEGMENTATION, dicom_files
-from noduscope.report.dicom_codes import Grade
 from noduscope.report.exchange import BUNDLE, LIKELIHOODS, POINTS, exchange_files
 from noduscope.report.handback import hand_back
 from noduscope.report.masks import label_volume
@@ -30,6 +29,10 @@ from test_io_dicom import enhanced
 from test_report import LEFT_UPPER, ORIGIN, SPACING, make_result
 
 CHEST_CAD = "1.2.840.10008.5.1.4.1.1.88.65"
+
+
+def graded_nodule(nodule, malignancy, kind="solid"):
+    return replace(nodule, grade=Grade(malignancy, kind, {"spiculation": 2.0}))
 
 
 def parse(data):
@@ -47,10 +50,10 @@ def result(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(result):
-    grades = {1: Grade(malignancy=Interval(0.8, 0.6, 0.9), kind="part-solid")}
-    first = replace(result.nodules[0], guidelines={"lung_rads_2022": {"category": "4A", "reason": "size"}})
+    graded = graded_nodule(result.nodules[0], Interval(0.8, 0.6, 0.9), "part-solid")
+    first = replace(graded, guidelines={"lung_rads_2022": {"category": "4A", "reason": "size"}})
     told = replace(result, nodules=(first, *result.nodules[1:]))
-    files = dicom_files(told, cad=True, grades=grades)
+    files = dicom_files(told, cad=True)
     assert files.warnings == ()
     return dict(files.files)
 
@@ -397,7 +400,9 @@ def test_grand_challenge_points(result):
 
 
 def test_luna25_only_where_malignancy_was_judged(result):
-    made = exchange_files(result, ["grand-challenge"], grades={2: Grade(malignancy=Interval(0.3, 0.1, 0.5))})
+    first, second = result.nodules
+    told = replace(result, nodules=(first, graded_nodule(second, Interval(0.3, 0.1, 0.5))))
+    made = exchange_files(told, ["grand-challenge"])
     likelihoods = json.loads(made[LIKELIHOODS])
     assert LIKELIHOODS == "lung-nodule-malginancy-likelihoods.json"
     assert likelihoods["name"] == "Points of interest"

@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from noduscope.findings import ScanResult
 from noduscope.scan import ScanWarning
@@ -18,7 +18,6 @@ from noduscope.scan import ScanWarning
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-    from noduscope.report.dicom_codes import Grade
     from noduscope.report.dicom_source import SourceSeries
 
 _log = logging.getLogger(__name__)
@@ -33,13 +32,12 @@ class DicomFiles:
     warnings: tuple[ScanWarning, ...] = ()
 
 
-def dicom_files(result: ScanResult, *, cad: bool = False, grades: Mapping[int, Grade] | None = None) -> DicomFiles:
+def dicom_files(result: ScanResult, *, cad: bool = False) -> DicomFiles:
     """The DICOM objects of a result, in the scan's study, for its patient.
 
     Parameters
     ----------
     cad : also the marks as a Chest CAD SR, ``cad.dcm``.
-    grades : malignancy and type of the nodules, by id, where they were judged.
 
     Returns
     -------
@@ -52,17 +50,17 @@ def dicom_files(result: ScanResult, *, cad: bool = False, grades: Mapping[int, G
     # headers of real scanners break many a small rule; their values are kept as they are
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _made(result, cad, grades or {})
+        return _made(result, cad)
 
 
-def _made(result: ScanResult, cad: bool, grades: Mapping[int, Any]) -> DicomFiles:
+def _made(result: ScanResult, cad: bool) -> DicomFiles:
     from noduscope.report.dicom_source import read_source  # noqa: PLC0415
 
     source = read_source(result.scan, _planes(result))
     if isinstance(source, ScanWarning):
         return DicomFiles(warnings=(source,))
     try:
-        return DicomFiles(_objects(result, source, cad, grades))
+        return DicomFiles(_objects(result, source, cad))
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         # what highdicom raises on headers it cannot take over; the rest of the result must not be lost to that
         _log.debug("DICOM results could not be made", exc_info=error)
@@ -70,12 +68,12 @@ def _made(result: ScanResult, cad: bool, grades: Mapping[int, Any]) -> DicomFile
         return DicomFiles(warnings=(ScanWarning("no-dicom-results", text),))
 
 
-def _objects(result: ScanResult, source: SourceSeries, cad: bool, grades: Mapping[int, Any]) -> dict[str, bytes]:
+def _objects(result: ScanResult, source: SourceSeries, cad: bool) -> dict[str, bytes]:
     from noduscope.report.dicom_codes import Told  # noqa: PLC0415
     from noduscope.report.dicom_seg import segmentation  # noqa: PLC0415
     from noduscope.report.dicom_sr import measurement_report  # noqa: PLC0415
 
-    told = Told(result, grades)
+    told = Told(result)
     outlines = segmentation(told, source)
     made = {REPORT: measurement_report(told, source, outlines)}
     if outlines is not None:

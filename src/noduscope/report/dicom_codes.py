@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from noduscope import __version__
-from noduscope.findings import Interval, Nodule, ScanResult
+from noduscope.findings import Nodule, ScanResult
 from noduscope.report.dicom_source import uid_of
 
 MAKER = "noduscope"
@@ -33,40 +33,17 @@ PRIVATE_SCHEME = "99NODUSCOPE"
 TYPES = {
     "solid": Code("SOLID", PRIVATE_SCHEME, "Solid nodule"),
     "part-solid": Code("PARTSOLID", PRIVATE_SCHEME, "Part-solid nodule"),
-    "non-solid": Code("NONSOLID", PRIVATE_SCHEME, "Non-solid nodule"),
+    "ground-glass": Code("NONSOLID", PRIVATE_SCHEME, "Non-solid nodule"),
 }
 NODULE_TYPE = Code("NODULETYPE", PRIVATE_SCHEME, "Nodule type")
 LUNG_RADS = Code("LUNGRADS2022", PRIVATE_SCHEME, "Lung-RADS v2022 category")
 
 
-@dataclass(frozen=True, slots=True)
-class Grade:
-    """What is said of a nodule beyond its place and size; None where it was not judged.
-
-    Parameters
-    ----------
-    malignancy : probability of cancer, 0 to 1, with its interval.
-    kind : ``solid``, ``part-solid`` or ``non-solid``.
-    """
-
-    malignancy: Interval | None = None
-    kind: str | None = None
-
-
-Grades = Mapping[int, Grade]
-"""By nodule id; nodules without an entry are ungraded."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Told:
-    """A result with what was added to it: what every object is written from."""
+    """A result as the objects tell it: what every one of them is written from."""
 
     result: ScanResult
-    grades: Grades = field(default_factory=dict)
-
-    def grade(self, nodule: Nodule) -> Grade:
-        """The nodule's grade, an empty one where there is none."""
-        return self.grades.get(nodule.id, Grade())
 
     def tracking(self, nodule: Nodule) -> tuple[str, str]:
         """UID and name by which a finding is the same in all objects, and in a second run on the scan."""

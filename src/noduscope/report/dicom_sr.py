@@ -178,8 +178,8 @@ def _group(
         "finding_type": NODULE,
         "finding_sites": [FindingSite(LUNG, laterality=SIDES.get(nodule.side or ""))],
         "algorithm_id": algorithm(told),
-        "measurements": _measurements(told, nodule),
-        "qualitative_evaluations": _evaluations(told, nodule) or None,
+        "measurements": _measurements(nodule),
+        "qualitative_evaluations": _evaluations(nodule) or None,
     }
     group: _Group
     if segmentation is None or segment is None:
@@ -204,10 +204,10 @@ def _group(
     return group
 
 
-def _measurements(told: Told, nodule: Nodule) -> list[Measurement]:
+def _measurements(nodule: Nodule) -> list[Measurement]:
     """What was measured, with 95 % intervals."""
     found = [Measurement(codes.DCM.CertaintyOfFinding, percent(nodule.probability), PERCENT)]
-    diameter, volume, cancer = nodule.diameter_mm, nodule.volume_mm3, told.grade(nodule).malignancy
+    diameter, volume, grade = nodule.diameter_mm, nodule.volume_mm3, nodule.grade
     if diameter is not None:
         mean = Measurement(codes.SCT.Diameter, round(diameter.mean, 2), MILLIMETRE, derivation=codes.SCT.Mean)
         found += [
@@ -218,7 +218,8 @@ def _measurements(told: Told, nodule: Nodule) -> list[Measurement]:
     if volume is not None:
         size = Measurement(codes.SCT.Volume, round(volume.value, 1), CUBIC_MILLIMETRE)
         found.append(_with_interval(size, volume.low, volume.high))
-    if cancer is not None:
+    if grade is not None:
+        cancer = grade.malignancy
         risk = Measurement(codes.DCM.ProbabilityOfCancer, percent(cancer.value), PERCENT)
         found.append(_with_interval(risk, percent(cancer.low), percent(cancer.high)))
     return found
@@ -240,12 +241,12 @@ def _with_interval(measurement: Measurement, low: float, high: float) -> Measure
     return measurement
 
 
-def _evaluations(told: Told, nodule: Nodule) -> list[QualitativeEvaluation]:
+def _evaluations(nodule: Nodule) -> list[QualitativeEvaluation]:
     """Type and category, where there are any."""
-    kind, category = told.grade(nodule).kind, lung_rads(nodule)
+    grade, category = nodule.grade, lung_rads(nodule)
     found = []
-    if kind in TYPES:
-        found.append(QualitativeEvaluation(NODULE_TYPE, TYPES[kind]))
+    if grade is not None:
+        found.append(QualitativeEvaluation(NODULE_TYPE, TYPES[grade.type]))
     if category is not None:
         value = Code(category.upper().replace(" ", ""), PRIVATE_SCHEME, f"Lung-RADS {category}"[:64])
         found.append(QualitativeEvaluation(LUNG_RADS, value))
@@ -254,6 +255,6 @@ def _evaluations(told: Told, nodule: Nodule) -> list[QualitativeEvaluation]:
 
 def _private_scheme(told: Told) -> list[CodingSchemeIdentificationItem] | None:
     """Who is behind our own codes, where the report has any."""
-    if not any(_evaluations(told, n) for n in told.result.nodules):
+    if not any(_evaluations(n) for n in told.result.nodules):
         return None
     return [CodingSchemeIdentificationItem(PRIVATE_SCHEME, name="noduscope", responsible_organization="noduscope")]

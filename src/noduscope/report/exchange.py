@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import Any
 
 from noduscope.errors import InputRefused, SettingsError
 from noduscope.findings import NOT_A_MEDICAL_DEVICE, Nodule, ScanResult
-
-if TYPE_CHECKING:
-    from noduscope.report.dicom_codes import Grade
 
 GRAND_CHALLENGE, FHIR = "grand-challenge", "fhir"
 KINDS = (GRAND_CHALLENGE, FHIR)
@@ -24,16 +21,13 @@ _SNOMED, _DICOM, _UCUM = (
 )
 
 
-def exchange_files(
-    result: ScanResult, kinds: Collection[str], *, grades: Mapping[int, Grade] | None = None
-) -> dict[str, bytes]:
+def exchange_files(result: ScanResult, kinds: Collection[str]) -> dict[str, bytes]:
     """The asked-for files by name.
 
     Parameters
     ----------
     kinds : of ``grand-challenge`` (``nodules.json``; with malignancies also LUNA25's likelihoods) and ``fhir``
         (``fhir.json``: an R4 Bundle of a DiagnosticReport and one Observation per nodule).
-    grades : malignancy and type of the nodules, by id, where they were judged.
 
     Raises
     ------
@@ -43,15 +37,14 @@ def exchange_files(
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
         raise SettingsError(f"unknown exchange form {', '.join(unknown)}; known: {', '.join(KINDS)}")
-    grades = grades or {}
     made: dict[str, bytes] = {}
     if GRAND_CHALLENGE in kinds:
         made[POINTS] = _bytes(_points("Lung nodules", [(n, n.probability) for n in result.nodules]))
-        judged = [(n, g.malignancy.value) for n in result.nodules if (g := grades.get(n.id)) and g.malignancy]
+        judged = [(n, n.grade.malignancy.value) for n in result.nodules if n.grade is not None]
         if judged:
             made[LIKELIHOODS] = _bytes(_points("Points of interest", judged))
     if FHIR in kinds:
-        made[BUNDLE] = _fhir(result, grades)
+        made[BUNDLE] = _fhir(result)
     return made
 
 
@@ -68,25 +61,25 @@ def _points(name: str, marks: list[tuple[Nodule, float]]) -> dict[str, Any]:
     return {"name": name, "type": "Multiple points", "points": points, "version": {"major": 1, "minor": 0}}
 
 
-def _fhir(result: ScanResult, grades: Mapping[int, Grade]) -> bytes:
+def _fhir(result: ScanResult) -> bytes:
     """The bundle, checked against the resource definitions. R4B's definitions of these resources are R4's."""
     try:
         from fhir.resources.R4B.bundle import Bundle  # noqa: PLC0415
     except ImportError as error:
         raise SettingsError("FHIR needs the fhir extra: pip install 'noduscope[fhir]'") from error
     try:
-        text: str = Bundle.model_validate(_bundle(result, grades)).model_dump_json(indent=2)
+        text: str = Bundle.model_validate(_bundle(result)).model_dump_json(indent=2)
     except ValueError as error:
         raise InputRefused(f"the scan's identifiers make no valid FHIR: {error}") from error
     return text.encode() + b"\n"
 
 
-def _bundle(result: ScanResult, grades: Mapping[int, Grade]) -> dict[str, Any]:
+def _bundle(result: ScanResult) -> dict[str, Any]:
     """The report and its observations; identifiers are the same as in the DICOM objects of the result."""
     from noduscope.report.dicom_codes import Told  # noqa: PLC0415
     from noduscope.report.dicom_source import study_uid, uid_of  # noqa: PLC0415
 
-    told, study = Told(result, grades), study_uid(result.scan)
+    told, study = Told(result), study_uid(result.scan)
     found = len(result.nodules)
     report: dict[str, Any] = {
         "resourceType": "DiagnosticReport",
@@ -99,7 +92,7 @@ def _bundle(result: ScanResult, grades: Mapping[int, Grade]) -> dict[str, Any]:
     entries: list[dict[str, Any]] = []
     for nodule in result.nodules:
         uid = f"urn:oid:{told.tracking(nodule)[0]}"
-        seen = _observation(nodule, told.grade(nodule))
+        seen = _observation(nodule)
         seen["identifier"] = [{"system": "urn:dicom:uid", "value": uid}]
         if study:
             image = {"system": "urn:dicom:uid", "value": f"urn:oid:{study}"}
@@ -111,7 +104,7 @@ def _bundle(result: ScanResult, grades: Mapping[int, Grade]) -> dict[str, Any]:
     return {"resourceType": "Bundle", "type": "collection", "entry": [whole, *entries]}
 
 
-def _observation(nodule: Nodule, grade: Grade) -> dict[str, Any]:
+def _observation(nodule: Nodule) -> dict[str, Any]:
     """One nodule. It names no patient: the receiver knows whose series it is."""
     parts = [_part(_DICOM, "111012", "Certainty of Finding", 100 * nodule.probability, "%")]
     diameter, volume = nodule.diameter_mm, nodule.volume_mm3
@@ -123,8 +116,8 @@ def _observation(nodule: Nodule, grade: Grade) -> dict[str, Any]:
         ]
     if volume is not None:
         parts.append(_part(_SNOMED, "118565006", "Volume", volume.value, "mm3"))
-    if grade.malignancy is not None:
-        parts.append(_part(_DICOM, "111047", "Probability of cancer", 100 * grade.malignancy.value, "%"))
+    if nodule.grade is not None:
+        parts.append(_part(_DICOM, "111047", "Probability of cancer", 100 * nodule.grade.malignancy.value, "%"))
     side = f"{nodule.side.capitalize()} lung" if nodule.side else "Lung"
     return {
         "resourceType": "Observation",

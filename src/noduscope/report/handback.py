@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from noduscope.errors import SettingsError
 from noduscope.findings import ScanResult
@@ -13,9 +12,6 @@ from noduscope.report import exchange
 from noduscope.report.dicom import dicom_files
 from noduscope.report.masks import write_labels
 from noduscope.scan import Scan, ScanWarning
-
-if TYPE_CHECKING:
-    from noduscope.report.dicom_codes import Grade
 
 CAD_SR, PDF_EXTRA = "cad-sr", "pdf"
 EXTRAS = (CAD_SR, *exchange.KINDS, PDF_EXTRA)
@@ -55,15 +51,12 @@ def preload(scan: Scan) -> None:
         get_module_attribute_map()
 
 
-def hand_back(
-    result: ScanResult, folder: Path, extras: Collection[str] = (), grades: Mapping[int, Grade] | None = None
-) -> HandedBack:
+def hand_back(result: ScanResult, folder: Path, extras: Collection[str] = ()) -> HandedBack:
     """Write what a result is handed on as.
 
     Parameters
     ----------
     extras : of `EXTRAS`.
-    grades : malignancy and type of the nodules, by id, where they were judged.
 
     Notes
     -----
@@ -71,9 +64,9 @@ def hand_back(
     segmentation, and a warning that says why.
     """
     check_extras(extras)
-    made = dicom_files(result, cad=CAD_SR in extras, grades=grades)
+    made = dicom_files(result, cad=CAD_SR in extras)
     files = dict(made.files)
-    files |= exchange.exchange_files(result, [e for e in extras if e in exchange.KINDS], grades=grades)
+    files |= exchange.exchange_files(result, [e for e in extras if e in exchange.KINDS])
     for name, data in files.items():
         (folder / name).write_bytes(data)
     names = [*files]
