@@ -78,6 +78,29 @@ class Breath:
         return Scan(made, geometry, ScanSource(prior.source.series_uid + ".1", prior.source.reader))
 
 
+@dataclass(frozen=True)
+class GrowingBreath(Breath):
+    """A breath during which one nodule grew: all within its radius swells alike, the lung around it gives way.
+
+    ``factor`` is that of its volume, what breathing does to it aside; `growth` at its centre has both.
+    """
+
+    centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    radius_mm: float = 10.0
+    factor: float = 2.0
+
+    def back(self, current):
+        """Current to prior, LPS mm."""
+        place = super().back(current)
+        away = place - self.centre
+        r = np.linalg.norm(away, axis=-1, keepdims=True)
+        swell = self.factor ** (1 / 3)
+        edge, reach = swell * self.radius_mm, 2.5 * swell * self.radius_mm
+        outer = self.radius_mm + (r - edge) * (reach - self.radius_mm) / (reach - edge)
+        before = np.where(r <= edge, r / swell, np.where(r < reach, outer, r))
+        return self.centre + away * (before / np.maximum(r, 1e-9))
+
+
 def result_of(scan: Scan, marks, labels) -> ScanResult:
     """What detection would give at these ``(position, diameter)`` marks of a canonical scan."""
     nodules = []

@@ -214,11 +214,17 @@ def test_what_halved_twice_is_smaller():
     assert row.volume.percent.high < 0
 
 
-def test_a_doubled_volume_inside_wide_intervals_is_unsure_but_not_stable():
+def test_a_doubled_volume_is_grown():
     (row,) = followed([(SPOTS[1], 8.0)], [(SPOTS[1], 10.2)]).rows
+    assert row.status == "grown"
+    assert row.volume.percent.low > 0
+
+
+def test_a_small_nodule_s_change_inside_its_own_interval_is_unsure_but_not_stable():
+    (row,) = followed([(SPOTS[1], 5.0)], [(SPOTS[1], 5.6)]).rows
     assert row.status == "unsure"
     assert row.volume.percent.low < 0
-    assert row.volume.percent.value > 50
+    assert row.volume.percent.value > 27
     # with a doubling time: the value, its shortest, no longest
     assert row.doubling.low < row.doubling.days
     assert row.doubling.high is None

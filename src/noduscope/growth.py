@@ -1,10 +1,10 @@
 """Nodules of two scans of one patient: which is which, what changed, and whether the change can be measured.
 
-Sizes come with 95 % intervals, and so does every change: the intervals of both scans are joined on a
-logarithmic scale, and never taken narrower than what repeat scans of unchanged nodules show. A change
+Every change comes with a 95 % interval. It joins, on a logarithmic scale, how far each size would move if the
+nodule were scanned again (`noduscope.sizes.repeat_interval`; how readers differ about an outline is the same in
+both scans and cancels), and is never taken narrower than what repeat scans of unchanged nodules show. A change
 inside what repeat scans show is called stable, one outside the whole interval grown or smaller. Between the
-two a change is unsure, not absent: part of each interval (how readers differ about an outline) is the same
-in both scans and would cancel. The growth rules of the guidelines are stated beside it as facts about the
+two a change is unsure, not absent. The growth rules of the guidelines are stated beside it as facts about the
 measured values.
 """
 
@@ -25,6 +25,7 @@ from noduscope.measure import measure_nodule
 from noduscope.registration import Registration
 from noduscope.scan import Scan, ScanWarning, Triple
 from noduscope.settings import GrowthSettings
+from noduscope.sizes import Size, repeat_interval
 
 Status: TypeAlias = Literal["grown", "new", "unsure", "unmarked", "unmeasured", "smaller", "stable", "gone", "outside"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -384,18 +385,30 @@ class _Joint:
     def _both(self, prior: Sighting, current: Sighting, distance_mm: float) -> FollowUp:
         error = self.settings.repeatability
         volume = diameter = doubling = None
-        if prior.volume_mm3 and current.volume_mm3:
-            volume = change(prior.volume_mm3, current.volume_mm3, error)
+        volumes = self._repeated("volume", prior, current)
+        if volumes:
+            volume = change(*volumes, error)
             if self.interval_days:
-                doubling = doubling_time(prior.volume_mm3, current.volume_mm3, self.interval_days, error)
-        if prior.diameter_mm and current.diameter_mm:
-            sizes = [Interval(d.mean, d.low, d.high) for d in (prior.diameter_mm, current.diameter_mm)]
-            diameter = change(sizes[0], sizes[1], (1 + error) ** (1 / 3) - 1)
+                doubling = doubling_time(*volumes, self.interval_days, error)
+        diameters = self._repeated("diameter", prior, current)
+        if diameters:
+            diameter = change(*diameters, (1 + error) ** (1 / 3) - 1)
         rules = growth_rules(diameter, volume, self.interval_days)
         marked = prior.nodule_id is not None and current.nodule_id is not None
         status = _status(volume or diameter) if marked else "unmarked"
         places = (prior.position_xyz_mm, current.position_xyz_mm)
         return FollowUp(0, status, prior, current, *places, distance_mm, volume, diameter, doubling, rules)
+
+    def _repeated(self, size: Size, prior: Sighting, current: Sighting) -> tuple[Interval, Interval] | None:
+        """A size in both scans, each with the interval of a repeated scan; None unless both have it."""
+        made = []
+        for side, seen in ((self.prior, prior), (self.current, current)):
+            d, v = seen.diameter_mm, seen.volume_mm3
+            if d is None or v is None:
+                return None
+            told = v if size == "volume" else Interval(d.mean, d.low, d.high)
+            made.append(repeat_interval(size, told, d.mean, side.canonical.geometry.spacing_xyz_mm[2]))
+        return made[0], made[1]
 
 
 def _status(seen: Change | None) -> Status:

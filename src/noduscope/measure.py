@@ -8,7 +8,7 @@ opening. Diameters are the long axis and the one across it on the axial section 
 (Fleischner Society, Bankier et al., Radiology 285(2):584-600, 2017).
 
 The intervals hold two things: how much the answer moves when threshold and opening move, and what is
-left against radiologists' outlines. The latter was measured on LIDC-IDRI; see `_ERROR`.
+left against radiologists' outlines (`noduscope.sizes`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from noduscope.findings import Diameter, Interval, NoduleMask
 from noduscope.scan import Box, Geometry, Scan, Triple
+from noduscope.sizes import reader_interval
 
 Floats: TypeAlias = NDArray[np.float32]
 Bools: TypeAlias = NDArray[np.bool_]
@@ -53,29 +54,12 @@ class _Recipe:
     """Nothing beyond this radius belongs to the nodule."""
 
 
-@dataclass(frozen=True, slots=True)
-class _ErrorModel:
-    """95 % band of log(reference / measured): ``shift ± sqrt(base² + (per_mm / size)² + (gain·spread)²)``."""
-
-    shift: float
-    base: float
-    per_mm: float
-    gain: float
-
-
 _RECIPE = _Recipe()
 _VARIANTS = (
     replace(_RECIPE, level=_RECIPE.level - 0.12),
     replace(_RECIPE, level=_RECIPE.level + 0.12),
     replace(_RECIPE, opening=_RECIPE.opening * 1.5),
 )
-_ERROR = {
-    "diameter": _ErrorModel(0.01, 0.28, 0.39, 1.84),
-    "volume": _ErrorModel(-0.03, 0.62, 1.68, 1.80),
-}
-"""Fitted on 523 LIDC-IDRI nodules of 267 patients against the outline that half of the readers share, with points
-off by 0.5 mm + 5 % of the diameter and hints off by 20 % (both 1 sigma). On 550 nodules of 281 other patients 95 %
-of the diameters and of the volumes lie inside. Readers differ much among themselves; that is in here, too."""
 
 _SOFT_TISSUE_HU, _AERATED_HU, _LUNG_HU = 60.0, -600.0, -860.0
 _LEAST_CONTRAST_HU = 90.0
@@ -116,9 +100,9 @@ def measure_nodule(
     volume = float(soft.sum()) * cube.step_mm**3
     spread_d, spread_v = _spread(cube, (long + short) / 2, volume)
     mean = (long + short) / 2
-    low, high = _band(_ERROR["diameter"], mean, mean, spread_d)
-    v_low, v_high = _band(_ERROR["volume"], volume, mean, spread_v)
-    return Measured(mask, Diameter(mean, long, short, low, high), Interval(volume, v_low, v_high))
+    reach = reader_interval("diameter", mean, mean, spread_d)
+    diameter = Diameter(mean, long, short, reach.low, reach.high)
+    return Measured(mask, diameter, reader_interval("volume", volume, mean, spread_v))
 
 
 def axial_axes_mm(mask: NDArray[np.float32] | Bools, step_mm: float) -> tuple[float, float]:
@@ -164,12 +148,6 @@ def _spread(cube: _Cube, diameter_mm: float, volume_mm3: float) -> tuple[float, 
             diameters.append(float(np.log(sum(axial_axes_mm(soft, cube.step_mm)) / 2 / diameter_mm)))
             volumes.append(float(np.log(float(soft.sum()) * cube.step_mm**3 / volume_mm3)))
     return float(np.std(diameters)), float(np.std(volumes))
-
-
-def _band(model: _ErrorModel, value: float, size_mm: float, spread: float) -> tuple[float, float]:
-    """The 95 % interval around a value; it always holds the value itself."""
-    half = float(np.sqrt(model.base**2 + (model.per_mm / size_mm) ** 2 + (model.gain * spread) ** 2))
-    return value * float(np.exp(min(model.shift - half, 0.0))), value * float(np.exp(max(model.shift + half, 0.0)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
