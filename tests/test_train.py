@@ -18,7 +18,7 @@ from helpers_chest import NODULES, make_chest  # noqa: E402
 from helpers_stacks import Ball, write_stacks  # noqa: E402
 from noduscope import train as train_module  # noqa: E402
 from noduscope.boxes import STRIDE, TARGET_CHANNELS, Lesion, Marks  # noqa: E402
-from noduscope.data.batches import CropMaker, DetectorBatches, stack_sample  # noqa: E402
+from noduscope.data.batches import SHARES, CropMaker, DetectorBatches, _shares, _weights, stack_sample  # noqa: E402
 from noduscope.data.crops import read_stacks  # noqa: E402
 from noduscope.data.folds import patient_fold  # noqa: E402
 from noduscope.data.hosts import load_hosts, read_lesions  # noqa: E402
@@ -95,10 +95,10 @@ def test_the_split_keeps_patients_apart_and_leaves_doubtful_stacks_out(both_side
 
 
 def test_a_host_is_prepared_once_and_its_lesions_lie_in_it(data: Path, cache: Path, both_sides, monkeypatch):
-    def no_reading(path: Path) -> None:
+    def no_reading(path: Path, **_) -> None:
         raise AssertionError(f"{path} was read again")
 
-    monkeypatch.setattr("noduscope.data.hosts.read_scan", no_reading)
+    monkeypatch.setattr("noduscope.data.cache.read_scan", no_reading)
     (host,) = load_hosts(data / "scans", ["Train-1"], cache, SETTINGS)
     reference, other = host.lesions
     assert (reference.counts, other.counts) == (True, False)
@@ -129,9 +129,11 @@ def test_a_batch_is_a_function_of_seed_epoch_and_number(both_sides):
         assert not np.array_equal(first[0], other[0])
 
 
-@pytest.mark.parametrize("kind", ["host", "implant", "slab", "stack"])
+@pytest.mark.parametrize("kind", ["host", "implant", "phantom", "slab", "stack"])
 def test_lesions_of_a_crop_lie_on_tissue_and_unknown_slices_carry_no_weight(both_sides, kind: str):
-    maker = CropMaker(both_sides.train, SETTINGS)
+    # the scans stand in for synthetic chests
+    source = dataclasses.replace(both_sides.train, phantoms=both_sides.train.hosts)
+    maker = CropMaker(source, SETTINGS)
     seen = 0
     for seed in range(12):
         sample = getattr(maker, f"_{kind}")(np.random.default_rng(seed))
@@ -148,6 +150,22 @@ def test_lesions_of_a_crop_lie_on_tissue_and_unknown_slices_carry_no_weight(both
                 assert sample.crop[box].max() > -300
                 seen += 1
     assert seen > 3
+
+
+def test_the_mixture_holds_what_there_is_a_source_for(both_sides):
+    train = both_sides.train
+    assert _shares(dataclasses.replace(train, phantoms=train.hosts)) == pytest.approx(SHARES)
+    without = _shares(train)
+    assert set(without) == {"implant", "host", "stack", "slab"}
+    assert sum(without.values()) == pytest.approx(1.0)
+    assert without["host"] / without["stack"] == pytest.approx(SHARES["host"] / SHARES["stack"])
+    assert _shares(dataclasses.replace(train, patches=(), stacks=())) == {"host": 1.0}
+
+
+def test_subsolid_nodules_come_three_times_as_often_and_large_ones_more_than_small():
+    solid, glass, large = _weights([9.0, 9.0, 25.0], ["solid", "ground-glass", "solid"])
+    assert glass == pytest.approx(3 * solid)
+    assert large == pytest.approx(solid * 5 / 3)  # by the root of the diameter
 
 
 def test_a_stack_s_lesion_is_as_large_as_the_stack_says(data: Path):
@@ -274,7 +292,9 @@ def volumes_and_marks() -> tuple[list[KnownVolume], list[Marks]]:
     """Four volumes with one lesion each: three hits, and false marks below and, once, above them."""
     hu = np.zeros((32, 32, 32), np.int16)
     volumes = [
-        KnownVolume(f"v{i}", hu, hu.astype(np.uint8), Geometry(hu.shape), (Lesion((10, 10, 10), 8.0),), ("solid",))
+        KnownVolume(
+            f"v{i}", hu, hu.astype(np.uint8), Geometry(hu.shape), (Lesion((10, 10, 10), 8.0),), ("solid",), ("free",)
+        )
         for i in range(4)
     ]
     scores = [(3.0, -1.0), (2.5, -1.5), (2.0, 2.2), (-9.0, -2.0)]

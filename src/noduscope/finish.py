@@ -20,6 +20,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from noduscope.boxes import Marks
+from noduscope.data.cached import is_cache
 from noduscope.data.hosts import reviewed_findings
 from noduscope.data.validation import RATES, KnownVolume, match
 from noduscope.errors import InputRefused
@@ -32,7 +33,7 @@ from noduscope.model.detector import build_detector
 from noduscope.model.engine import Engine, find_marks
 from noduscope.model.ir import to_openvino
 from noduscope.settings import Settings, load_settings
-from noduscope.train import implants_of, read_history
+from noduscope.train import read_history, side_volumes
 
 NODULES_PER_SCAN = 1186 / 888
 """LUNA16's mean; implants make nodules far more frequent than they are, and a probability must not."""
@@ -75,14 +76,17 @@ def finish_detector(run: Path, data: Path, cache: Path, version: str) -> Path:
     model.load_weights(weights)
     network = to_openvino(model)
     engine = Engine(network)
-    volumes = implants_of(data, cache, settings, "validation")
+    volumes = side_volumes(data, cache, settings, "validation")
     marks = _search(engine, volumes, settings)
     calibration = calibrate(volumes, marks)
     validation = _measure(run / "validation", volumes, marks, calibration)
-    test_volumes = implants_of(data, cache, settings, "test")
+    test_volumes = side_volumes(data, cache, settings, "test")
     test = _measure(run / "test", test_volumes, _search(engine, test_volumes, settings), calibration)
     threshold = default_threshold(volumes, marks, calibration)
-    card = write_card((version, settings), _origin(run), (validation, test), (calibration, threshold))
+    about = luna16_lines(settings) if is_cache(data) else collection_lines(settings)
+    card = write_card(
+        version, [*about, f"The weights are {_origin(run)}.", ""], (validation, test), (calibration, threshold)
+    )
 
     def fill(folder: Path) -> None:
         ov.save_model(network, folder / "model.xml", compress_to_fp16=False)
@@ -168,24 +172,10 @@ def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def write_card(
-    about: tuple[str, Settings],
-    origin: str,
-    measured: tuple[Measured, Measured],
-    decision: tuple[Calibration, float],
-) -> str:
-    """The model card, every figure computed."""
-    version, settings = about
-    validation, test = measured
-    calibration, threshold = decision
+def collection_lines(settings: Settings) -> list[str]:
+    """Data and protocol of a training on whole scans of several collections and LIDC nodule stacks."""
     reviewed = sum(map(len, reviewed_findings().values()))
-    lines = [
-        f"# detector {version}",
-        "",
-        NOT_A_MEDICAL_DEVICE,
-        "",
-        "A fully convolutional 3D network that marks lung nodules of 3 mm and more on chest CT.",
-        "",
+    return [
         "## Data",
         "",
         "Public data of The Cancer Imaging Archive: nodule stacks with readers' outlines of LIDC-IDRI (CC BY 3.0) and "
@@ -197,8 +187,7 @@ def write_card(
         "",
         f"Split by patient: nodules by a hash of the patient id into {settings.split.folds} parts (part "
         f"{settings.split.validation_fold} validation, {settings.split.test_fold} test, the others training); scans by "
-        "name. Validation chose the weights, the calibration and the threshold; test chose nothing. "
-        f"The weights are {origin}.",
+        "name. Validation chose the weights, the calibration and the threshold; test chose nothing.",
         "",
         f"**Reviewed findings.** Only the LIDC's scans were read for all nodules. {reviewed} findings on the other "
         "scans that look like nodules count neither way (`reviewed_findings.csv`, each with its reason); those on "
@@ -207,6 +196,44 @@ def write_card(
         "**Mostly implants.** Most of the nodules below are real nodules implanted into real scans; the scans are few, "
         "so false positive rates and the intervals (bootstrap by scan) rest on few patients.",
         "",
+    ]
+
+
+def luna16_lines(settings: Settings) -> list[str]:
+    """Data and protocol of a training on one fold of LUNA16."""
+    split = settings.split
+    return [
+        "## Data",
+        "",
+        "LUNA16 (CC BY 4.0): chest CTs of LIDC-IDRI (CC BY 3.0) with slices of 2.5 mm at most, nodules of 3 mm and "
+        "more that three of four radiologists marked. Findings that LUNA16 excludes count neither way.",
+        "",
+        "## Protocol",
+        "",
+        f"The official subset {split.test_fold} is test, subset {split.validation_fold} (a share of the others where "
+        "it is absent) validation, the rest training; scans without nodules are in. Validation chose the weights, the "
+        "calibration and the threshold; test chose nothing.",
+        "",
+    ]
+
+
+def write_card(
+    version: str,
+    about: Sequence[str],
+    measured: tuple[Measured, Measured],
+    decision: tuple[Calibration, float],
+) -> str:
+    """The model card, every figure computed; `about` tells of data and protocol."""
+    validation, test = measured
+    calibration, threshold = decision
+    lines = [
+        f"# detector {version}",
+        "",
+        NOT_A_MEDICAL_DEVICE,
+        "",
+        "A fully convolutional 3D network that marks lung nodules of 3 mm and more on chest CT.",
+        "",
+        *about,
     ]
     for title, side in (("Validation", validation), ("Test", test)):
         lines += _side_lines(title, side)

@@ -10,7 +10,7 @@ import csv
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,22 +22,29 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 
 from noduscope.data.batches import CropMaker, CropSource, DetectorBatches
+from noduscope.data.cached import cached_hosts, is_cache, read_scans, split_fold
 from noduscope.data.crops import CONSENSUS, NodulePatch, NoduleStack, isotropic_patch, read_stacks
 from noduscope.data.folds import patient_fold, require_disjoint
 from noduscope.data.hosts import HostScan, load_hosts
+from noduscope.data.synthetic import phantom_hosts
 from noduscope.data.validation import KnownVolume, Matched, implanted_volumes, match
 from noduscope.errors import InputRefused, SettingsError
 from noduscope.files import replace_text
 from noduscope.model.detector import build_detector, detector_loss
+from noduscope.model.devices import choose_precision, use_all_devices
 from noduscope.model.engine import Engine, find_marks
 from noduscope.model.ir import to_openvino
-from noduscope.settings import Settings, settings_to_toml
+from noduscope.settings import Settings, load_settings, settings_to_toml
 
 log = logging.getLogger(__name__)
 
+OnValidation = Callable[[int, float], None]
+"""Called after each validation with its number, from 0, and its CPM; what it raises ends the training."""
+
 _LEAST_LINK = 0.7  # below this, image and ratings may not belong together
 _LOG_EVERY = 50
-_COPIES, _IMPLANTS_PER_COPY = 2, 14
+_PACE = ("seconds_per_step", "crop_seconds_per_step")
+_COPIES, _IMPLANTS_PER_COPY = 4, 14
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,13 +65,15 @@ class TrainResult:
 
 
 def training_hosts(data: Path, cache: Path, settings: Settings) -> list[HostScan]:
-    """The scans that are for training: all that the split does not name.
+    """The scans that are for training: all that the split does not name, of a cache those of its fold.
 
     Raises
     ------
     InputRefused
         When there is none.
     """
+    if is_cache(data):
+        return cached_hosts(data, split_fold(read_scans(data), settings.split).train, settings)
     scans, split = data / "scans", settings.split
     if not scans.is_dir():
         raise InputRefused(f"{data} holds no scans/ folder")
@@ -80,13 +89,16 @@ def detector_data(data: Path, cache: Path, settings: Settings) -> DetectorData:
 
     Parameters
     ----------
-    data : folder with ``scans/`` (see `data.hosts`) and ``lidc_nodules/`` (see `data.crops`).
+    data : folder with ``scans/`` (see `data.hosts`) and ``lidc_nodules/`` (see `data.crops`), or a LUNA16 cache
+        (then see `fold_data`).
 
     Raises
     ------
     InputRefused
         When either side has nothing to learn or to be scored on.
     """
+    if is_cache(data):
+        return fold_data(data, settings, cache)
     split = settings.split
     hosts = training_hosts(data, cache, settings)
     stacks = usable_stacks(data, settings)
@@ -104,8 +116,40 @@ def detector_data(data: Path, cache: Path, settings: Settings) -> DetectorData:
     if not any(k.counts for v in validation for k in v.lesions):
         names = ", ".join(split.validation_scans)
         raise InputRefused(f"{data / 'scans'} holds no validation scan with a known nodule; expected: {names}")
-    source = CropSource(hosts, patches, for_training, load_hard_negatives(cache, hosts))
+    phantoms = phantom_hosts(settings.train_detector.phantoms, cache, settings)
+    source = CropSource(hosts, patches, for_training, load_hard_negatives(cache, hosts), phantoms)
     return DetectorData(source, validation)
+
+
+def fold_data(data: Path, settings: Settings, cache: Path | None = None) -> DetectorData:
+    """One fold of LUNA16: training and validation scans that `prepare_tree` has prepared in `data`.
+
+    Which fold, `SplitSettings.test_fold` says; its scans are not opened. Scans without nodules are in.
+
+    Parameters
+    ----------
+    cache : where a list of hard negatives may lie.
+
+    Raises
+    ------
+    InputRefused
+        When either side has no nodule.
+    """
+    hosts = training_hosts(data, data, settings)
+    validation = side_volumes(data, data, settings, "validation")
+    for side, scans in (("training", hosts), ("validation", validation)):
+        if not any(k.counts for s in scans for k in s.lesions):
+            raise InputRefused(f"{data}: the {len(scans)} scans for {side} hold no nodule; prepare more subsets")
+    return DetectorData(CropSource(hosts, (), (), load_hard_negatives(cache, hosts) if cache else ()), validation)
+
+
+def side_volumes(data: Path, cache: Path, settings: Settings, side: str) -> tuple[KnownVolume, ...]:
+    """Whole volumes of one side, ``validation`` or ``test``: of a LUNA16 cache its scans, else see `implants_of`."""
+    if not is_cache(data):
+        return implants_of(data, cache, settings, side)
+    split = split_fold(read_scans(data), settings.split)
+    hosts = cached_hosts(data, split.validation if side == "validation" else split.test, settings)
+    return tuple(v for h in hosts for v in implanted_volumes(h, (), copies=0, each=0, seed=0))
 
 
 def usable_stacks(data: Path, settings: Settings) -> list[NoduleStack]:
@@ -161,9 +205,11 @@ def load_hard_negatives(cache: Path, hosts: Sequence[HostScan]) -> list[tuple[in
 class ScanValidation(keras.callbacks.Callback):  # type: ignore[misc]
     """After each epoch: CPM over whole validation volumes; keeps the best weights, writes the history."""
 
-    def __init__(self, volumes: Sequence[KnownVolume], out: Path, settings: Settings) -> None:
+    def __init__(
+        self, volumes: Sequence[KnownVolume], out: Path, settings: Settings, tell: OnValidation | None = None
+    ) -> None:
         super().__init__()
-        self.volumes, self.out, self.settings = volumes, out, settings
+        self.volumes, self.out, self.settings, self.tell = volumes, out, settings, tell
         self.best = max((float(r["cpm"]) for r in read_history(out)), default=-1.0)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -175,12 +221,15 @@ class ScanValidation(keras.callbacks.Callback):  # type: ignore[misc]
         logs = {} if logs is None else logs
         logs["val_cpm"] = matched.cpm
         row = {"epoch": epoch, "loss": logs.get("loss", float("nan")), **_scores(matched)}
+        row |= {key: round(logs[key], 4) for key in _PACE if key in logs}
         _append_history(self.out, row)
         if matched.cpm > self.best:
             self.best = matched.cpm
             self.model.save_weights(self.out / "best.weights.h5")
         log.info("epoch %d: loss %.4f, validation CPM %.4f (best %.4f)", epoch, row["loss"], matched.cpm, self.best)
         plot_history(self.out)
+        if self.tell is not None:
+            self.tell(epoch, matched.cpm)
 
 
 def _scores(matched: Matched) -> dict[str, float]:
@@ -237,12 +286,18 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.batches.epoch = epoch
+        self.batches.seconds = 0.0
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self._pace = tuple(s / (batch + 1) for s in (time.perf_counter() - self._start, self.batches.seconds))
         if (batch + 1) % _LOG_EVERY == 0:
-            pace = (time.perf_counter() - self._start) / (batch + 1)
-            log.info("step %d: loss %.4f, %.2f s/step", batch + 1, (logs or {}).get("loss", float("nan")), pace)
+            loss = (logs or {}).get("loss", float("nan"))
+            log.info("step %d: loss %.4f, %.2f s/step, of crop making %.2f", batch + 1, loss, *self._pace)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if logs is not None:
+            logs.update(zip(_PACE, self._pace, strict=True))
 
 
 def train_detector(data: Path, out: Path, cache: Path, settings: Settings, start: Path | None = None) -> TrainResult:
@@ -261,20 +316,45 @@ def train_detector(data: Path, out: Path, cache: Path, settings: Settings, start
     SettingsError
         When `out` holds a run with other settings.
     """
-    text, held = settings_to_toml(settings), out / "settings.toml"
-    if held.exists() and held.read_text(encoding="utf-8") != text:
+    check_run(out, settings)
+    return fit_detector(detector_data(data, cache, settings), out, settings, start)
+
+
+def check_run(out: Path, settings: Settings) -> None:
+    """Refuse a run folder that other settings have begun."""
+    held = out / "settings.toml"
+    # what a later version has added has its default in an older run
+    if held.exists() and load_settings(held) != settings:
         raise SettingsError(f"{out} holds a run with other settings; give another folder or the same settings")
-    split = detector_data(data, cache, settings)
-    replace_text(held, text)
+
+
+def fit_detector(
+    split: DetectorData,
+    out: Path,
+    settings: Settings,
+    start: Path | None = None,
+    on_validation: OnValidation | None = None,
+) -> TrainResult:
+    """The training itself; see `train_detector`. Begun before, it goes on; finished before, it is done at once."""
+    check_run(out, settings)
+    replace_text(out / "settings.toml", settings_to_toml(settings))
     train = settings.train_detector
     keras.utils.set_random_seed(train.seed)
-    model = build_detector(settings.detector)
+    devices = use_all_devices(train.batch_size)
+    precision = choose_precision(train.precision)
+    log.info("%s, %d device(s), %s", keras.config.backend(), devices, precision)
+    keras.config.set_dtype_policy(precision)
+    try:
+        model = build_detector(settings.detector)
+    finally:
+        keras.config.set_dtype_policy("float32")
     if start is not None:
         model.load_weights(start)
-    model.compile(_optimizer(settings), loss=detector_loss, jit_compile=False)
+    # XLA gains nothing here in TensorFlow; JAX is nothing without it
+    model.compile(_optimizer(settings), loss=detector_loss, jit_compile=keras.config.backend() == "jax")
     epochs = -(-train.steps // train.validate_every)
     batches = DetectorBatches(CropMaker(split.train, settings), train.validate_every, train.batch_size, train.seed)
-    validation = ScanValidation(split.validation, out, settings)
+    validation = ScanValidation(split.validation, out, settings, on_validation)
     model.fit(
         batches,
         epochs=epochs,

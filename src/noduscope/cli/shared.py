@@ -8,9 +8,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from noduscope.settings import Settings
 
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the results.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
@@ -38,6 +41,17 @@ def need_keras() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if importlib.util.find_spec("keras") is None:
         raise typer.BadParameter("training needs Keras and a backend: pip install 'noduscope[train]'")
+
+
+def with_steps(settings: Settings, steps: int | None) -> Settings:
+    """The settings with the number of steps from the command line, where one was given."""
+    import dataclasses
+
+    if steps is None:
+        return settings
+    train = settings.train_detector
+    every = min(train.validate_every, steps)
+    return dataclasses.replace(settings, train_detector=dataclasses.replace(train, steps=steps, validate_every=every))
 
 
 @contextmanager

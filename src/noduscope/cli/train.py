@@ -8,31 +8,44 @@ from typing import Annotated
 
 import typer
 
-from noduscope.cli.shared import Out, SettingsFile, group, need_keras, working
+from noduscope.cli.shared import Out, SettingsFile, group, need_keras, with_steps, working
 
 app = group("Train a network to a model bundle (needs the [train] extra).")
 
 
 @app.command("detector")
 def train_detector(
-    folder: Annotated[Path, typer.Option("--data", help="Folder with scans/ and lidc_nodules/.")],
+    folder: Annotated[
+        Path, typer.Option("--data", help="Cache of `data prepare`, or folder with scans/ and lidc_nodules/.")
+    ],
     out: Out,
-    cache: Annotated[Path, typer.Option("--cache", help="Where prepared scans are kept.")],
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Where prepared scans are kept [default: the cache --data names].")
+    ] = None,
+    fold: Annotated[
+        int | None, typer.Option("--fold", min=0, max=9, help="Fold for test; the next one is for validation.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps in all.")] = None,
     settings: SettingsFile = None,
     start: Annotated[Path | None, typer.Option("--start", help="Weights to begin with, for fine-tuning.")] = None,
     version: Annotated[str, typer.Option("--version", help="Version of the bundle.")] = "0.0",
 ) -> None:
     """Train a detector, calibrate it on the validation scans, write it as a bundle with its card."""
+    from noduscope.data.cached import is_cache, with_fold
     from noduscope.settings import load_settings
 
+    if cache is None and not is_cache(folder):
+        raise typer.BadParameter(f"{folder} is no cache of `data prepare`: say with --cache where to keep one")
     need_keras()
     logging.getLogger("noduscope").setLevel(logging.INFO)
     from noduscope.finish import finish_detector
     from noduscope.train import train_detector as fit
 
-    chosen = load_settings(settings)
-    fit(folder, out, cache, chosen, start)
-    path = finish_detector(out, folder, cache, version)
+    chosen = with_steps(load_settings(settings), steps)
+    if fold is not None:
+        chosen = with_fold(chosen, fold)
+    fit(folder, out, cache or folder, chosen, start)
+    path = finish_detector(out, folder, cache or folder, version)
     typer.echo(f"bundle: {path}")
 
 
