@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noduscope.errors import InputRefused
-from noduscope.findings import Diameter, Interval, Nodule, ScanResult
+from noduscope.findings import Diameter, Grade, Interval, Nodule, ScanResult
 from noduscope.guidelines import (
     BrockInputs,
     MayoInputs,
@@ -193,6 +193,19 @@ def test_bts_names_brocks_assumptions_only_where_brock_decides():
     small, large = (assess([sized(d, kind="solid")])[0].bts.assumed for d in (4.0, 12.0))
     assert "sex: male" not in small
     assert "sex: male" in large
+
+
+@pytest.mark.parametrize(("rating", "spiculated", "category"), [(2.94, False, "4A"), (2.96, True, "4X")])
+def test_a_grade_gives_type_and_edge_and_the_reasons_say_who_saw_them(rating, spiculated, category):
+    grade = Grade(Interval(0.5, 0.4, 0.6), "solid", {"spiculation": rating})
+    known = sized(9.0).graded(grade)
+    assert (known.kind, known.spiculation) == ("solid", spiculated)
+    answer = assess([known])[0]
+    assert answer.lung_rads.value == category
+    words = f"The network sees it as solid and {'' if spiculated else 'not '}spiculated ({rating:.1f} of 5)."
+    told = answer.to_dict()
+    assert [key for key, said in told.items() if words in said["reason"]] == [k for k in told if k != "va"]
+    assert not any("type:" in words for said in told.values() for words in said["assumed"])
 
 
 def test_herder_needs_pet_ct():

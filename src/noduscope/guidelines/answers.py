@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from noduscope.findings import Interval
@@ -110,6 +110,9 @@ class Risk:
         }
 
 
+A = TypeVar("A", Verdict, Risk)
+
+
 @dataclass(frozen=True, slots=True)
 class GuidelineAnswer:
     """What every guideline and risk model says about one nodule; Herder's needs a PET-CT."""
@@ -122,10 +125,27 @@ class GuidelineAnswer:
     va: Risk
     herder: Risk | None = None
 
+    def seen_by(self, sentence: str) -> GuidelineAnswer:
+        """With a sentence on who saw the nodule's type and edge in each reason; the VA model asks for neither."""
+        return replace(
+            self,
+            lung_rads=_also(self.lung_rads, sentence),
+            fleischner=_also(self.fleischner, sentence),
+            bts=_also(self.bts, sentence),
+            brock=_also(self.brock, sentence),
+            mayo=_also(self.mayo, sentence),
+            herder=_also(self.herder, sentence) if self.herder else None,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The nodule's ``guidelines`` in ``findings.json``."""
         given = (self.lung_rads, self.fleischner, self.bts, self.brock, self.mayo, self.va, self.herder)
         return {answer.rule: answer.to_dict() for answer in given if answer is not None}
+
+
+def _also(answer: A, sentence: str) -> A:
+    """With one more sentence of reason."""
+    return replace(answer, reason=f"{answer.reason} {sentence}")
 
 
 def sizes_in(size: Interval, thresholds: Iterable[float]) -> list[float]:

@@ -37,15 +37,14 @@ def assess(nodules: Sequence[NoduleFacts], patient: PatientFacts | None = None) 
     answers = []
     for nodule, is_subsolid in zip(nodules, subsolid, strict=True):
         brock, mayo, va, herder = risks_of(nodule, known, len(nodules))
-        answers.append(
-            GuidelineAnswer(
-                lung_rads=lung_rads_verdict(nodule, known),
-                fleischner=fleischner_verdict(nodule, known, subsolid.count(is_subsolid) - 1),
-                bts=bts_verdict(nodule, known, len(nodules)),
-                brock=brock,
-                mayo=mayo,
-                va=va,
-                herder=herder,
-            )
+        answer = GuidelineAnswer(
+            lung_rads=lung_rads_verdict(nodule, known),
+            fleischner=fleischner_verdict(nodule, known, subsolid.count(is_subsolid) - 1),
+            bts=bts_verdict(nodule, known, len(nodules)),
+            brock=brock,
+            mayo=mayo,
+            va=va,
+            herder=herder,
         )
+        answers.append(answer.seen_by(nodule.seen_by) if nodule.seen_by else answer)
     return tuple(answers)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 
 from noduscope.errors import InputRefused
-from noduscope.findings import Diameter, Interval
+from noduscope.findings import Diameter, Grade, Interval
 
 Kind = Literal["solid", "part-solid", "ground-glass"]
 Change = Literal["baseline", "stable", "new", "growing", "slow"]
@@ -16,6 +16,8 @@ Uptake = Literal["none", "faint", "moderate", "intense"]
 KINDS = ("solid", "part-solid", "ground-glass")
 CHANGES = ("baseline", "stable", "new", "growing", "slow")
 _UPTAKES = ("none", "faint", "moderate", "intense")
+_SPICULATED = 3.0
+"""Least rating, of the LIDC's 1 to 5, that counts as spiculated: the middle of the scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class NoduleFacts:
         ``slow`` (grows over several scans, never fast enough to count as growing in one year).
     prior_category : its Lung-RADS category at the scan before.
     fdg_uptake : on PET-CT, ``none``, ``faint``, ``moderate`` or ``intense``.
+    seen_by : a sentence on who saw its type and edge, said with each reason that may rest on them.
 
     Raises
     ------
@@ -105,6 +108,7 @@ class NoduleFacts:
     change: Change | None = None
     prior_category: str | None = None
     fdg_uptake: Uptake | None = None
+    seen_by: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
@@ -124,6 +128,14 @@ class NoduleFacts:
             ordered("volume in mm³", (self.volume_mm3.low, self.volume_mm3.value, self.volume_mm3.high), positive=True)
         if self.solid_mm is not None:
             ordered("solid part in mm", (self.solid_mm.low, self.solid_mm.value, self.solid_mm.high), positive=False)
+
+    def graded(self, grade: Grade) -> NoduleFacts:
+        """With the type and edge that the grader sees, and the sentence that says so."""
+        rating = round(grade.attributes["spiculation"], 1)  # as it is reported
+        spiculated = rating >= _SPICULATED
+        edge = "spiculated" if spiculated else "not spiculated"
+        seen_by = f"The network sees it as {grade.type} and {edge} ({rating:.1f} of 5)."
+        return replace(self, kind=cast(Kind, grade.type), spiculation=spiculated, seen_by=seen_by)
 
     @property
     def long_mm(self) -> Interval | None:
