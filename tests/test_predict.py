@@ -44,6 +44,7 @@ def test_what_was_planted_is_found_and_nothing_else(result: ScanResult):
         away = np.linalg.norm(np.subtract(found.position_xyz_mm, planted.position_xyz_mm))
         assert away < planted.diameter_mm / 2
         assert found.side == side
+        assert found.zone in ("upper", "middle", "lower")
         assert found.diameter_mm.mean == pytest.approx(planted.diameter_mm, abs=2.5)
 
 

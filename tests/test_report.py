@@ -101,6 +101,7 @@ def _turned(hu, lungs, masks, points, geometry, orientation):
                 diameter_mm=Diameter(diameter, diameter + 1, diameter - 1, 0.8 * diameter, 1.3 * diameter),
                 volume_mm3=Interval(volume, 0.5 * volume, 2 * volume),
                 side="left" if point[0] > 0 else "right",
+                zone="upper" if point[2] > -150 else "lower",
                 mask=NoduleMask(box, turn(mask)[box]),
             )
         )
@@ -201,6 +202,14 @@ def test_nan_is_never_written_as_json(result, tmp_path):
 
 
 # --- the page ----------------------------------------------------------------------------------------
+
+
+def test_third_of_the_lung_is_told_and_that_it_is_not_the_lobe(folder):
+    nodules = json.loads((folder / "findings.json").read_text())["nodules"]
+    assert [n["zone"] for n in nodules] == ["upper", "lower"]
+    page = (folder / "report.html").read_text()
+    assert "left lung, upper third, slice" in page
+    assert "fissures are not seen" in page
 
 
 def test_the_page_needs_nothing_from_outside(folder):

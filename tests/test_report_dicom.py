@@ -226,6 +226,12 @@ def test_one_measurement_group_per_nodule_refers_to_its_segment(seg, groups):
         assert group.finding_type == codes.SCT.Nodule
 
 
+def test_the_finding_site_is_the_third_of_the_lung_and_its_side(groups):
+    sites = [group.finding_sites[0] for group in groups]
+    assert [site.value for site in sites] == [codes.SCT.UpperZoneOfLung, codes.SCT.LowerZoneOfLung]
+    assert [site.laterality for site in sites] == [codes.SCT.Left, codes.SCT.Right]
+
+
 def test_the_measurements_are_the_results_numbers(groups):
     # the sphere of 10 mm of test_report: mean 10, long 11, short 9, 8 to 13; pi / 6 * 1000 = 523.6 mm³
     found = {(m.name.meaning, m.unit.value): m for m in groups[0].get_measurements()}

@@ -102,6 +102,7 @@ class Nodule:
     slice_number : 1-based place of the nearest slice in the scan's slice order.
     sop_instance_uid : the DICOM image of that slice, or None.
     side : ``left``, ``right`` or None where the lungs could not be told apart.
+    zone : ``upper``, ``middle`` or ``lower`` third of that lung, as far as it was scanned; not its lobe.
     mask : its outline, or None when nothing could be outlined.
     grade, explanation : what the grader says and why; None where it was not asked.
     guidelines : what each guideline and risk model says, by its key, as `GuidelineAnswer.to_dict` gives it;
@@ -117,6 +118,7 @@ class Nodule:
     diameter_mm: Diameter | None
     volume_mm3: Interval | None
     side: str | None = None
+    zone: str | None = None
     mask: NoduleMask | None = None
     grade: Grade | None = None
     explanation: Explanation | None = field(default=None, hash=False, compare=False)
@@ -191,6 +193,8 @@ def _nodule_dict(nodule: Nodule) -> dict[str, Any]:
         row["sop_instance_uid"] = nodule.sop_instance_uid
     if nodule.side is not None:
         row["side"] = nodule.side
+    if nodule.zone is not None:
+        row["zone"] = nodule.zone
     if nodule.diameter_mm is not None:
         d = nodule.diameter_mm
         row["diameter_mm"] = {k: round(getattr(d, k), 1) for k in ("mean", "long", "short", "low", "high")}

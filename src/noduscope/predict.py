@@ -137,7 +137,7 @@ def _nodule(
 
 
 def _advised(nodules: tuple[Nodule, ...], lungs: Lungs, patient: PatientFacts | None) -> tuple[Nodule, ...]:
-    """The nodules with what the guidelines and risk models say of them, all of one scan judged together."""
+    """The nodules with their third of the lung and what the guidelines and risk models say of them, all of one scan judged together."""
     facts = []
     for n in nodules:
         place = nodule_place(lungs, n.position_xyz_mm, n.diameter_mm.mean) if n.diameter_mm else None
@@ -146,7 +146,8 @@ def _advised(nodules: tuple[Nodule, ...], lungs: Lungs, patient: PatientFacts | 
             NoduleFacts(diameter_mm=n.diameter_mm, volume_mm3=n.volume_mm3, zone=zone, pleural_contact=contact)
         )
     answers = assess(facts, patient)
-    return tuple(replace(n, guidelines=a.to_dict()) for n, a in zip(nodules, answers, strict=True))
+    told = zip(nodules, facts, answers, strict=True)
+    return tuple(replace(n, zone=f.zone, guidelines=a.to_dict()) for n, f, a in told)
 
 
 def _side(lungs: Lungs, found: Candidate) -> str | None:

@@ -22,6 +22,7 @@ SEG_SERIES, SR_SERIES, CAD_SERIES = 9701, 9702, 9703
 NODULE = codes.SCT.Nodule
 ABNORMAL_STRUCTURE = codes.SCT.MorphologicallyAbnormalStructure
 LUNG = codes.SCT.Lung
+ZONES = {"upper": codes.SCT.UpperZoneOfLung, "middle": codes.SCT.MiddleZoneOfLung, "lower": codes.SCT.LowerZoneOfLung}
 SIDES = {"left": codes.SCT.Left, "right": codes.SCT.Right}
 MILLIMETRE = codes.UCUM.Millimeter
 CUBIC_MILLIMETRE = codes.UCUM.CubicMillimeter

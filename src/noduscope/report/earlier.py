@@ -98,6 +98,7 @@ def _nodule(row: dict[str, Any]) -> Nodule:
         diameter_mm=Diameter(*(float(d[k]) for k in ("mean", "long", "short", "low", "high"))) if d else None,
         volume_mm3=Interval(*(float(v[k]) for k in ("value", "low", "high"))) if v else None,
         side=row.get("side"),
+        zone=row.get("zone"),
     )
 
 

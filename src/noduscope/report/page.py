@@ -113,6 +113,7 @@ def _finding(nodule: Nodule, result: ScanResult) -> dict[str, Any]:
         "probability": nodule.probability,
         "wording": next(text for least, text in _WORDING if nodule.probability >= least),
         "side": f"{nodule.side} lung" if nodule.side else None,
+        "zone": f"{nodule.zone} third" if nodule.zone else None,
         "slice": nodule.slice_number,
         "slices": result.scan.geometry.shape_zyx[0],
         "sop": nodule.sop_instance_uid,
