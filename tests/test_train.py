@@ -22,10 +22,10 @@ from noduscope.data.batches import SHARES, CropMaker, DetectorBatches, _shares, 
 from noduscope.data.crops import read_stacks  # noqa: E402
 from noduscope.data.folds import patient_fold  # noqa: E402
 from noduscope.data.hosts import load_hosts, read_lesions  # noqa: E402
-from noduscope.data.validation import KnownVolume  # noqa: E402
+from noduscope.data.validation import KnownVolume, match  # noqa: E402
 from noduscope.errors import InputRefused, SettingsError  # noqa: E402
 from noduscope.evaluate.froc import FrocSettings  # noqa: E402
-from noduscope.finish import NODULES_PER_SCAN, calibrate, default_threshold, finish_detector  # noqa: E402
+from noduscope.finish import NODULES_PER_SCAN, calibrate, calibration_gap, default_threshold, finish_detector  # noqa: E402
 from noduscope.model.bundle import Calibration, load_bundle  # noqa: E402
 from noduscope.phantom import write_mhd  # noqa: E402
 from noduscope.predict import load_models, predict  # noqa: E402
@@ -316,6 +316,16 @@ def test_without_hits_or_false_marks_nothing_is_fitted():
     volumes, _ = volumes_and_marks()
     none = Marks(np.zeros((0, 3), np.float32), np.zeros(0, np.float32), np.zeros(0, np.float32))
     assert calibrate(volumes, [none] * 4) == Calibration()
+
+
+def test_the_calibration_gap_is_that_of_marks_weighted_to_luna16_s_mean():
+    matched = match(*volumes_and_marks())
+    # logits of the hits 3, 2.5, 2; of the false marks 2.2, -1, -1.5, -2, -9; no weights at four in four scans
+    logits, labels = np.array([3, 2.5, 2, 2.2, -1, -1.5, -2, -9]), np.arange(8) < 3
+    p = 1 / (1 + np.exp(-logits))
+    bins = np.floor(p * 10)
+    expected = sum(abs((p - labels)[bins == b].sum()) for b in np.unique(bins)) / 8
+    assert calibration_gap(matched, Calibration()) == pytest.approx(expected)
 
 
 def test_the_default_threshold_leaves_one_false_positive_per_scan():

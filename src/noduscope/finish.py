@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 from noduscope.boxes import Marks
 from noduscope.data.cached import is_cache
 from noduscope.data.hosts import reviewed_findings
-from noduscope.data.validation import RATES, KnownVolume, match
+from noduscope.data.implant import PLACES
+from noduscope.data.validation import RATES, KnownVolume, Matched, match
 from noduscope.errors import InputRefused
 from noduscope.evaluate.detections import run_detections
 from noduscope.evaluate.froc import FrocSettings
+from noduscope.evaluate.scores import calibration_error
 from noduscope.files import replace_files
 from noduscope.findings import NOT_A_MEDICAL_DEVICE
 from noduscope.model.bundle import Calibration, write_bundle
@@ -116,15 +118,27 @@ def calibrate(volumes: Sequence[KnownVolume], marks: Sequence[Marks]) -> Calibra
     """Platt scaling (Platt 1999) of the logits, with nodules weighted down to `NODULES_PER_SCAN`."""
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
 
-    matched = match(volumes, marks)
+    logits, labels, weights = _weighted(match(volumes, marks))
+    if labels.all() or not labels.any():
+        return Calibration()
+    fit = LogisticRegression(C=1e3).fit(logits[:, None], labels, weights)
+    return Calibration(float(fit.coef_[0, 0]), float(fit.intercept_[0]))
+
+
+def calibration_gap(matched: Matched, calibration: Calibration) -> float:
+    """Expected calibration error of the marks in ten bins, with nodules weighted as in `calibrate`."""
+    logits, labels, weights = _weighted(matched)
+    probability = np.array([calibration.probability(float(v)) for v in logits])
+    return float(calibration_error(labels, probability, weights[None])[0])
+
+
+def _weighted(matched: Matched) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+    """Logit of each mark, whether it is a hit, and its weight: implants are more frequent than nodules are."""
     hits = matched.best[np.isfinite(matched.best)]
     logits = np.concatenate([hits, matched.false_positives])
-    labels = np.concatenate([np.ones(len(hits)), np.zeros(len(matched.false_positives))])
-    if len(hits) == 0 or len(matched.false_positives) == 0:
-        return Calibration()
-    rarity = min(1.0, NODULES_PER_SCAN * matched.scans / len(matched.best))
-    fit = LogisticRegression(C=1e3).fit(logits[:, None], labels, np.where(labels > 0, rarity, 1.0))
-    return Calibration(float(fit.coef_[0, 0]), float(fit.intercept_[0]))
+    labels = np.arange(len(logits)) < len(hits)
+    rarity = min(1.0, NODULES_PER_SCAN * matched.scans / max(len(matched.best), 1))
+    return logits, labels, np.where(labels, rarity, 1.0)
 
 
 def default_threshold(volumes: Sequence[KnownVolume], marks: Sequence[Marks], calibration: Calibration) -> float:
@@ -237,12 +251,14 @@ def write_card(
     ]
     for title, side in (("Validation", validation), ("Test", test)):
         lines += _side_lines(title, side)
+    gaps = [calibration_gap(match(side.volumes, side.marks), calibration) for side in measured]
     lines += [
         "## Probability",
         "",
         f"Platt scaling on validation (slope {calibration.slope:.3f}, intercept {calibration.intercept:.3f}) at "
         f"{NODULES_PER_SCAN:.2f} nodules per scan, LUNA16's mean. Default threshold {threshold:.3f}: "
-        f"{_THRESHOLD_RATE:g} false positive per validation scan.",
+        f"{_THRESHOLD_RATE:g} false positive per validation scan. "
+        f"Expected calibration error {gaps[0]:.3f} on validation, {gaps[1]:.3f} on test (ten bins, weighted alike).",
         "",
         "## What it cannot do",
         "",
@@ -281,12 +297,13 @@ def _side_lines(title: str, side: Measured) -> list[str]:
 
 
 def _groups(side: Measured) -> list[tuple[str, NDArray[np.intp]]]:
-    """Indices into the counted lesions, by size and by type."""
-    counted = [(k, t) for v in side.volumes for k, t in zip(v.lesions, v.types, strict=True) if k.counts]
-    size = np.array([k.diameter_mm for k, _ in counted])
-    kind = np.array([t for _, t in counted])
+    """Indices into the counted lesions, by size, type and place."""
+    held = [row for v in side.volumes for row in zip(v.lesions, v.types, v.places, strict=True) if row[0].counts]
+    size = np.array([lesion.diameter_mm for lesion, _, _ in held])
+    kind, place = (np.array([row[i] for row in held]) for i in (1, 2))
     groups = [(f"{a}–{b} mm", np.flatnonzero((size >= a) & (size < b))) for a, b in ((3, 4), (4, 6), (6, 8), (8, 100))]
     groups += [(t, np.flatnonzero(kind == t)) for t in ("solid", "part-solid", "ground-glass", "real")]
+    groups += [(f"implanted: {p}", np.flatnonzero(place == p)) for p in PLACES]
     return [(name, index) for name, index in groups if len(index)]
 
 
