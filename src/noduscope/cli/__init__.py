@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from noduscope import NOT_A_MEDICAL_DEVICE, __version__
-from noduscope.cli import analyse, crossval, data, evaluate, models, train
+from noduscope.cli import analyse, crossval, data, evaluate, models, train, tune
 from noduscope.errors import NoduscopeError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(data.app, name="data")
 app.add_typer(train.app, name="train")
 app.add_typer(crossval.app, name="crossval")
+app.add_typer(tune.app, name="tune")
 app.add_typer(models.app, name="models")
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
