@@ -137,7 +137,7 @@ def _nodule(
 
 
 def _advised(nodules: tuple[Nodule, ...], lungs: Lungs, patient: PatientFacts | None) -> tuple[Nodule, ...]:
-    """The nodules with their third of the lung and what the guidelines and risk models say of them, all of one scan judged together."""
+    """The nodules with their third of the lung and what guidelines and risk models say, all judged together."""
     facts = []
     for n in nodules:
         place = nodule_place(lungs, n.position_xyz_mm, n.diameter_mm.mean) if n.diameter_mm else None
