@@ -90,7 +90,7 @@ def test_the_split_keeps_patients_apart_and_leaves_doubtful_stacks_out(both_side
     assert [p.patient_id for p in both_sides.train.patches] == patients(5, 3)
     assert {v.name.partition("+")[0] for v in both_sides.validation} == {"Valid-1"}
     implanted = [v for v in both_sides.validation if "+" in v.name]
-    assert len(implanted) == 2
+    assert len(implanted) == 4
     assert all(len(v.lesions) > 2 for v in implanted)
 
 
