@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from noduscope.data.prepare import Prepared
     from noduscope.demo import DemoResult
     from noduscope.findings import ScanResult
+    from noduscope.points import PointGrades
 
 
 def table(title: str, columns: tuple[str, ...], rows: Sequence[Sequence[str]]) -> None:
@@ -52,6 +53,28 @@ def findings_table(result: ScanResult, report: Path) -> Callable[[], None]:
         for warning in result.warnings:
             typer.echo(f"warning [{warning.code}]: {warning.text}", err=True)
         typer.echo(f"report: {report}   ({result.timing_s['total']:.1f} s)")
+        typer.echo(NOT_A_MEDICAL_DEVICE)
+
+    return show
+
+
+def grading_table(grades: PointGrades, out: Path) -> Callable[[], None]:
+    """What was said of each given place."""
+
+    def show() -> None:
+        rows = []
+        for number, (nodule, remark) in enumerate(zip(grades.nodules, grades.remarks, strict=True), start=1):
+            said = ["–"] * 4
+            if nodule and nodule.grade:
+                m = nodule.grade.malignancy
+                size = f"{nodule.diameter_mm.mean:.1f}" if nodule.diameter_mm else "–"
+                malignancy = f"{m.value:.2f} ({m.low:.2f}–{m.high:.2f})"
+                said = [f"{nodule.probability:.2f}", size, malignancy, nodule.grade.type]
+            rows.append((str(number), *said, remark))
+        table(f"{len(rows)} points", ("#", "nodule?", "diameter mm", "malignancy", "type", "remark"), rows)
+        for warning in grades.warnings:
+            typer.echo(f"warning [{warning.code}]: {warning.text}", err=True)
+        typer.echo(f"all of it: {out / 'grades.csv'}")
         typer.echo(NOT_A_MEDICAL_DEVICE)
 
     return show
@@ -149,6 +172,19 @@ def grades_table(metrics: dict[str, Any], out: Path) -> Callable[[], None]:
             typer.echo(f"warning [{warning['code']}]: {warning['text']}", err=True)
         typer.echo(f"results: {out}")
         typer.echo(NOT_A_MEDICAL_DEVICE)
+
+    return show
+
+
+def cubes_table(metrics: dict[str, Any], out: Path) -> Callable[[], None]:
+    """NoduleMNIST3D's test part beside the published rows."""
+
+    def show() -> None:
+        ours = {k: metrics["metrics"][k]["value"] for k in ("auc", "accuracy")}
+        rows = {"noduscope": ours, **metrics["published"]}
+        cells = [(name, _number(r["auc"]), _number(r["accuracy"])) for name, r in rows.items()]
+        table("NoduleMNIST3D, official test part", ("method", "AUC", "accuracy"), cells)
+        grades_table(metrics, out)()
 
     return show
 

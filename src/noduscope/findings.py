@@ -124,6 +124,36 @@ class Nodule:
     explanation: Explanation | None = field(default=None, hash=False, compare=False)
     guidelines: Mapping[str, Any] | None = field(default=None, hash=False)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Its entry under ``nodules`` in ``findings.json``; what was not measured is left out, never faked."""
+        row: dict[str, Any] = {
+            "id": self.id,
+            "probability": round(self.probability, 4),
+            "position_xyz_mm": [round(p, 2) for p in self.position_xyz_mm],
+            "voxel_zyx": [round(v, 2) for v in self.voxel_zyx],
+            "slice_number": self.slice_number,
+        }
+        if self.sop_instance_uid is not None:
+            row["sop_instance_uid"] = self.sop_instance_uid
+        if self.side is not None:
+            row["side"] = self.side
+        if self.zone is not None:
+            row["zone"] = self.zone
+        if self.diameter_mm is not None:
+            d = self.diameter_mm
+            row["diameter_mm"] = {k: round(getattr(d, k), 1) for k in ("mean", "long", "short", "low", "high")}
+        if self.volume_mm3 is not None:
+            v = self.volume_mm3
+            row["volume_mm3"] = {"value": round(v.value), "low": round(v.low), "high": round(v.high)}
+        if self.grade is not None:
+            m = self.grade.malignancy
+            row["malignancy"] = {"probability": round(m.value, 4), "low": round(m.low, 4), "high": round(m.high, 4)}
+            row["type"] = self.grade.type
+            row["attributes"] = {k: round(a, 1) for k, a in self.grade.attributes.items()}
+        if self.guidelines is not None:
+            row["guidelines"] = dict(self.guidelines)
+        return row
+
 
 @dataclass(frozen=True, slots=True)
 class ModelUsed:
@@ -174,38 +204,7 @@ class ScanResult:
                 "warnings": [{"code": w.code, "text": w.text} for w in self.warnings],
             },
             "threshold": round(self.threshold, 4),
-            "nodules": [_nodule_dict(n) for n in self.nodules],
+            "nodules": [n.to_dict() for n in self.nodules],
             "model": [{"name": m.name, "version": m.version, "sha256": m.sha256} for m in self.models],
             "timing_s": {k: round(v, 3) for k, v in self.timing_s.items()},
         }
-
-
-def _nodule_dict(nodule: Nodule) -> dict[str, Any]:
-    """One entry of ``nodules``; what was not measured is left out, never faked."""
-    row: dict[str, Any] = {
-        "id": nodule.id,
-        "probability": round(nodule.probability, 4),
-        "position_xyz_mm": [round(p, 2) for p in nodule.position_xyz_mm],
-        "voxel_zyx": [round(v, 2) for v in nodule.voxel_zyx],
-        "slice_number": nodule.slice_number,
-    }
-    if nodule.sop_instance_uid is not None:
-        row["sop_instance_uid"] = nodule.sop_instance_uid
-    if nodule.side is not None:
-        row["side"] = nodule.side
-    if nodule.zone is not None:
-        row["zone"] = nodule.zone
-    if nodule.diameter_mm is not None:
-        d = nodule.diameter_mm
-        row["diameter_mm"] = {k: round(getattr(d, k), 1) for k in ("mean", "long", "short", "low", "high")}
-    if nodule.volume_mm3 is not None:
-        v = nodule.volume_mm3
-        row["volume_mm3"] = {"value": round(v.value), "low": round(v.low), "high": round(v.high)}
-    if nodule.grade is not None:
-        m = nodule.grade.malignancy
-        row["malignancy"] = {"probability": round(m.value, 4), "low": round(m.low, 4), "high": round(m.high, 4)}
-        row["type"] = nodule.grade.type
-        row["attributes"] = {k: round(a, 1) for k, a in nodule.grade.attributes.items()}
-    if nodule.guidelines is not None:
-        row["guidelines"] = dict(nodule.guidelines)
-    return row

@@ -1,4 +1,4 @@
-"""`detect`, `demo`, `compare`: what is done with scans."""
+"""`detect`, `grade`, `demo`, `compare`: what is done with scans."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from noduscope.cli.shared import Json, Model, Out, SettingsFile, Threshold, say, working
-from noduscope.console import comparison_table, demo_dict, demo_table, findings_table, outcome_table
+from noduscope.console import comparison_table, demo_dict, demo_table, findings_table, grading_table, outcome_table
 
 if TYPE_CHECKING:
     from noduscope.batch import DetectOptions, Outcome
@@ -100,6 +100,28 @@ def detect(
     else:
         say(outcome_table(outcomes, out))
     raise typer.Exit(exit_status(outcomes))
+
+
+@app.command()
+def grade(
+    scan: Annotated[Path, typer.Argument(help="A scan as for `detect`, or a cut-out around a nodule.")],
+    points: Annotated[
+        Path, typer.Option("--points", help="CSV with the columns coordX,coordY,coordZ (LPS mm) and any others.")
+    ],
+    out: Out,
+    series: Annotated[str | None, typer.Option("--series", help="SeriesInstanceUID, where there are several.")] = None,
+    model: Annotated[
+        str, typer.Option("--model", help="Grader: an installed bundle's name, or its folder.")
+    ] = "grader",
+    as_json: Json = False,
+) -> None:
+    """Judge given places of a scan: nodule or not, size, malignancy, type, attributes."""
+    from noduscope.points import run_grade
+
+    with working(f"{scan.name}: reading, grading"):
+        grades = run_grade(scan, points, out, series_uid=series, model=model)
+    say(grades.to_dict() if as_json else grading_table(grades, out))
+    raise typer.Exit(grades.exit_status)
 
 
 @app.command()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noduscope.errors import InputRefused
-from noduscope.findings import Diameter, Interval, ModelUsed, Nodule, ScanResult
+from noduscope.findings import Diameter, Grade, Interval, ModelUsed, Nodule, ScanResult
 from noduscope.scan import Scan, ScanWarning, Triple
 
 FINDINGS = "findings.json"
@@ -99,7 +99,14 @@ def _nodule(row: dict[str, Any]) -> Nodule:
         volume_mm3=Interval(*(float(v[k]) for k in ("value", "low", "high"))) if v else None,
         side=row.get("side"),
         zone=row.get("zone"),
+        grade=_grade(row) if "malignancy" in row else None,
     )
+
+
+def _grade(row: dict[str, Any]) -> Grade:
+    m = row["malignancy"]
+    malignancy = Interval(float(m["probability"]), float(m["low"]), float(m["high"]))
+    return Grade(malignancy, str(row["type"]), {str(k): float(v) for k, v in row["attributes"].items()})
 
 
 def _triple(values: list[float]) -> Triple:

@@ -14,12 +14,14 @@ import cv2
 import numpy as np
 
 from noduscope import __version__
-from noduscope.findings import NOT_A_MEDICAL_DEVICE, Candidate, Nodule, ScanResult
+from noduscope.findings import NOT_A_MEDICAL_DEVICE, Candidate, Grade, Nodule, ScanResult
+from noduscope.heads import ATTRIBUTES
 from noduscope.scan import Scan, Triple
 from noduscope.settings import Settings, settings_to_dict
 
 LUNA16_COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "probability")
 """What LUNA16's evaluation reads; coordinates are LPS mm."""
+GRADE_COLUMNS = ("malignancy", "malignancy_low", "malignancy_high", "type", *ATTRIBUTES)
 FINDING_COLUMNS = (
     *LUNA16_COLUMNS,
     "diameter_mm",
@@ -30,6 +32,7 @@ FINDING_COLUMNS = (
     "volume_mm3",
     "volume_low_mm3",
     "volume_high_mm3",
+    *GRADE_COLUMNS,
     "side",
     "slice_number",
     "sop_instance_uid",
@@ -149,7 +152,16 @@ def _finding_row(uid: str, nodule: Nodule) -> list[str]:
     size = [f"{x:.1f}" for x in (d.mean, d.low, d.high, d.long, d.short)] if d else [""] * 5
     volume = [f"{x:.0f}" for x in (v.value, v.low, v.high)] if v else [""] * 3
     place = [nodule.side or "", str(nodule.slice_number), nodule.sop_instance_uid or "", str(nodule.id)]
-    return [*_luna_cells(uid, nodule), *size, *volume, *place]
+    return [*_luna_cells(uid, nodule), *size, *volume, *grade_cells(nodule.grade), *place]
+
+
+def grade_cells(grade: Grade | None) -> list[str]:
+    """The cells of `GRADE_COLUMNS`; empty ones for what was not graded."""
+    if grade is None:
+        return [""] * len(GRADE_COLUMNS)
+    m = grade.malignancy
+    ratings = [f"{grade.attributes[name]:.1f}" if name in grade.attributes else "" for name in ATTRIBUTES]
+    return [*(f"{p:.4f}" for p in (m.value, m.low, m.high)), grade.type, *ratings]
 
 
 def _markup_text(nodule: Nodule) -> str:
