@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from noduscope.data.crops import CONSENSUS, TILE, NoduleStack
 from noduscope.data.folds import patient_fold, require_disjoint
-from noduscope.data.grader_batches import PlaceSamples
+from noduscope.data.grader_batches import PlaceSamples, labelled_nodules
 from noduscope.errors import InputRefused
 from noduscope.evaluate.grades import run_grades
 from noduscope.evaluate.nodules import (
@@ -32,11 +32,10 @@ from noduscope.evaluate.nodules import (
     size_matched,
 )
 from noduscope.files import replace_files
-from noduscope.findings import NOT_A_MEDICAL_DEVICE
-from noduscope.grading import SizeError
+from noduscope.findings import NOT_A_MEDICAL_DEVICE, Interval
+from noduscope.grading import LEAST_MM, MalignancyCalibration, SizeError
 from noduscope.heads import ATTRIBUTE, ATTRIBUTES, MALIGNANCY, TYPE, TYPES
 from noduscope.measure import axial_axes_mm
-from noduscope.model.bundle import Calibration
 from noduscope.model.grader_engine import GraderEngine, middle_planes
 from noduscope.model.ir import to_openvino
 from noduscope.settings import GraderSettings, Settings
@@ -46,7 +45,6 @@ from noduscope.views import axial_view, in_plane
 log = logging.getLogger(__name__)
 
 _MIDDLE = (TILE - 1) / 2
-_Z95 = 1.96
 PROTOCOLS: dict[str, tuple[int, Callable[[Sequence[int]], Any]]] = {
     "median, 3 or more readers": (3, np.median),
     "median, 4 readers": (4, np.median),
@@ -105,7 +103,7 @@ def run_fold(
     training = [s for s in stacks if of[s.patient_id] not in held]
     others = [s for s in stacks if of[s.patient_id] in held]
     require_disjoint((s.patient_id for s in training), {s.patient_id for s in others}, "nodules")
-    model = train_grader(training, places, file.parent, settings)
+    model = train_grader(labelled_nodules(training, settings.grader), places, file.parent, settings)
     engine = GraderEngine(to_openvino(model), settings.grader)
     judged = [judge_stack(engine, s, of[s.patient_id]) for s in others]
     arrays: dict[str, Any] = {
@@ -150,7 +148,7 @@ def pool(stacks: Sequence[NoduleStack], out: Path, folds: int) -> Pooled:
     """
     by_name = {s.name: s for s in stacks}
     made: list[Judged] = []
-    probability: list[tuple[float, float, float]] = []
+    probability: list[Interval] = []
     for fold in range(folds):
         file = out / f"fold-{fold}" / "judged.npz"
         if not file.exists():
@@ -159,8 +157,8 @@ def pool(stacks: Sequence[NoduleStack], out: Path, folds: int) -> Pooled:
         calibration = calibrate_malignancy([j for j in judged if j.fold != fold])
         tested = [j for j in judged if j.fold == fold]
         made += tested
-        probability += [_with_doubt(j.logits[MALIGNANCY], calibration) for j in tested]
-    middle, low, high = np.array(probability).T
+        probability += [calibration.interval(j.logits[MALIGNANCY], j.sizes[0]) for j in tested]
+    middle, low, high = (np.array([getattr(p, name) for p in probability]) for name in ("value", "low", "high"))
     return Pooled(tuple(made), middle, low, high)
 
 
@@ -173,22 +171,18 @@ def _read_judged(file: Path, by_name: dict[str, NoduleStack], folds: int) -> lis
         ]
 
 
-def calibrate_malignancy(judged: Sequence[Judged]) -> Calibration:
-    """Platt scaling of the mean opinion against the main protocol's labels; uncertain nodules are left out."""
+def calibrate_malignancy(judged: Sequence[Judged]) -> MalignancyCalibration:
+    """Logistic regression of the main protocol's labels on opinion and measured size, without undecided nodules."""
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
 
-    pairs = [(label, j.logits[MALIGNANCY].mean()) for j in judged if (label := label_of(j.stack, MAIN)) is not None]
-    labels, logits = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs], dtype=float)
+    pairs = [(label, j) for j in judged if (label := label_of(j.stack, MAIN)) is not None]
+    labels = np.array([label for label, _ in pairs])
     if len({*labels.tolist()}) < 2:
-        return Calibration()
-    fit = LogisticRegression(C=1e3).fit(logits[:, None], labels)
-    return Calibration(float(fit.coef_[0, 0]), float(fit.intercept_[0]))
-
-
-def _with_doubt(opinions: NDArray[np.float32], calibration: Calibration) -> tuple[float, float, float]:
-    mean, spread = float(opinions.mean()), float(opinions.std())
-    of = calibration.probability
-    return of(mean), of(mean - _Z95 * spread), of(mean + _Z95 * spread)
+        return MalignancyCalibration(1.0, 0.0, 0.0)
+    seen = [(j.logits[MALIGNANCY].mean(), np.log(max(j.sizes[0], LEAST_MM))) for _, j in pairs]
+    fit = LogisticRegression(C=10.0).fit(np.array(seen, dtype=float), labels)
+    slope, size = (float(v) for v in fit.coef_[0])
+    return MalignancyCalibration(slope, size, float(fit.intercept_[0]))
 
 
 def label_of(stack: NoduleStack, protocol: str) -> bool | None:

@@ -9,18 +9,45 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from noduscope.boxes import Marks
+from noduscope.combine import Combination
+from noduscope.errors import ModelError
 from noduscope.findings import Diameter, Explanation, Grade, Interval, ModelUsed, NoduleMask
 from noduscope.heads import ATTRIBUTE, ATTRIBUTES, MALIGNANCY, TYPE, TYPES, Logits
 from noduscope.measure import axial_axes_mm
-from noduscope.model.bundle import Bundle, Calibration, find_bundle, load_bundle
+from noduscope.model.bundle import Bundle, find_bundle, load_bundle
 from noduscope.model.grader_engine import GraderEngine, Outline
 from noduscope.region import LungRegion
 from noduscope.scan import Scan, Triple
 from noduscope.settings import GraderSettings
 from noduscope.views import Planes, axial_view, encode, window_index
 
+_MOST_GRADED = 40
+LEAST_MM = 2.0
+"""Smaller diameters count as this in the malignancy."""
 _OCCLUDED_MM, _OCCLUSIONS = 5.6, 7
 _Z95 = 1.96
+_USUAL_MM = 7.0
+"""Median diameter of the LIDC's nodules of three and more readers."""
+
+
+@dataclass(frozen=True, slots=True)
+class MalignancyCalibration:
+    """Logit of malignancy: ``slope * opinion + size * log(diameter_mm) + intercept``.
+
+    The network sees a nodule's sections one by one; its measured size is told again, apart.
+    """
+
+    slope: float
+    size: float
+    intercept: float
+
+    def interval(self, opinions: NDArray[np.floating], diameter_mm: float) -> Interval:
+        """The mean opinion as a probability, and how far the opinions of bootstrapped patients lie apart (95 %)."""
+        mean, half = float(opinions.mean()), _Z95 * float(opinions.std())
+        rest = self.size * math.log(max(diameter_mm, LEAST_MM)) + self.intercept
+        low, value, high = (1 / (1 + math.exp(-(self.slope * o + rest))) for o in (mean - half, mean, mean + half))
+        return Interval(value, low, high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +92,32 @@ class Grader:
         self.settings: GraderSettings = bundle.settings.grader
         self.used: ModelUsed = bundle.used
         self.engine = GraderEngine(bundle.network, bundle.settings.grader, threads)
-        self._malignancy = Calibration(**bundle.details["malignancy"])
+        self._malignancy = MalignancyCalibration(**bundle.details["malignancy"])
+        self._combination = Combination(**bundle.details["combination"])
         self._errors = {k: SizeError(**v) for k, v in bundle.details["size_error"].items()}
 
-    def nodule_logits(self, region: LungRegion, centres_zyx: NDArray[np.float64]) -> Logits:
-        """Nodule or not, of places in a lung region (voxels), ``(n,)``, before calibration."""
-        return self.engine.nodule_logits(region.hu, region.geometry.spacing_zyx_mm, centres_zyx)
+    def probabilities(self, region: LungRegion, marks: Marks) -> NDArray[np.float64]:
+        """Probability of a nodule at the detector's marks in a lung region, by both networks, ``(n,)``.
 
-    def grade(self, scan: Scan, position_xyz_mm: Triple, *, explain: bool = True) -> Graded:
+        The strongest marks are graded; the others, far below any threshold, count as typical false ones.
+        """
+        strongest = np.argsort(-marks.score, kind="stable")[:_MOST_GRADED]
+        said = np.full(len(marks), np.nan)
+        said[strongest] = self.engine.nodule_logits(
+            region.hu, region.geometry.spacing_zyx_mm, marks.centre_zyx[strongest]
+        )
+        logits = self._combination.logits(marks.score, said)
+        return np.asarray(1 / (1 + np.exp(-logits)))
+
+    def grade(
+        self, scan: Scan, position_xyz_mm: Triple, diameter_hint_mm: float = _USUAL_MM, *, explain: bool = True
+    ) -> Graded:
         """Judge one place of a scan, which may be a few slices around a nodule.
 
         Parameters
         ----------
         position_xyz_mm : LPS point in the nodule, near its centre.
+        diameter_hint_mm : its size, used where no outline is found.
         explain : also find where hiding the image changes the malignancy most.
 
         Raises
@@ -97,30 +137,27 @@ class Grader:
         said = self.engine.judged([axial_view(canonical.hu, spacing, p, self.settings, alone=True) for p in places])
         mask = _native(outline, canonical, self.settings) if outline else None
         diameter, volume = self._size(outline, spacing) if outline else (None, None)
+        size_mm = diameter.mean if diameter else diameter_hint_mm
         central = axial_view(canonical.hu, spacing, places[len(places) // 2], self.settings, alone=True)
         return Graded(
             logit=logit,
             probability=self.bundle.calibration.probability(logit),
-            grade=self.grade_of(said),
+            grade=self.grade_of(said, size_mm),
             diameter_mm=diameter,
             volume_mm3=volume,
             mask=NoduleMask(*scan.from_canonical(mask.box, mask.mask)) if mask else None,
             explanation=self.explain(central) if explain else None,
         )
 
-    def grade_of(self, logits: Logits) -> Grade:
+    def grade_of(self, logits: Logits, diameter_mm: float) -> Grade:
         """Logits in words and numbers."""
         share = 1 / (1 + np.exp(-logits.astype(float)))
         attributes = {
             name: 1 + (top - 1) * float(s) for (name, top), s in zip(ATTRIBUTES.items(), share[ATTRIBUTE], strict=True)
         }
-        return Grade(self.malignancy(logits[MALIGNANCY]), TYPES[int(np.argmax(logits[TYPE]))], attributes)
-
-    def malignancy(self, opinions: NDArray[np.float32]) -> Interval:
-        """The mean opinion as a probability, and how far the opinions of bootstrapped patients lie apart (95 %)."""
-        mean, spread = float(opinions.mean()), float(opinions.std())
-        of = self._malignancy.probability
-        return Interval(of(mean), of(mean - _Z95 * spread), of(mean + _Z95 * spread))
+        return Grade(
+            self._malignancy.interval(logits[MALIGNANCY], diameter_mm), TYPES[int(np.argmax(logits[TYPE]))], attributes
+        )
 
     def _size(self, outline: Outline, spacing_zyx_mm: Triple) -> tuple[Diameter, Interval]:
         step = self.settings.spacing_mm
@@ -165,6 +202,15 @@ def load_grader(name: str = "grader", threads: int = 0) -> Grader:
         When there is none, or it is damaged.
     """
     return Grader(load_bundle(find_bundle(name)), threads)
+
+
+def matching_grader(detector: Bundle, threads: int = 0) -> Grader | None:
+    """The newest installed grader, if it was fitted to this detector; else None."""
+    try:
+        bundle = load_bundle(find_bundle("grader"))
+    except ModelError:
+        return None
+    return Grader(bundle, threads) if bundle.details.get("detector") == detector.sha256 else None
 
 
 def _native(outline: Outline, scan: Scan, settings: GraderSettings) -> NoduleMask | None:

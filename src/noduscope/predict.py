@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noduscope.boxes import Marks
-from noduscope.findings import Candidate, Nodule, NoduleMask, ScanResult
+from noduscope.findings import Candidate, ModelUsed, Nodule, NoduleMask, ScanResult
+from noduscope.grading import Graded, Grader, matching_grader
 from noduscope.guidelines import NoduleFacts, PatientFacts, assess
 from noduscope.lungs import LEFT, RIGHT, Lungs, find_lungs
 from noduscope.measure import measure_nodule
@@ -29,10 +30,23 @@ class Models:
 
     detector: Bundle
     engine: Engine
+    grader: Grader | None = None
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which a mark is reported unless the user says otherwise."""
+        return (self.grader.bundle if self.grader else self.detector).threshold
+
+    @property
+    def used(self) -> tuple[ModelUsed, ...]:
+        """What results say about them."""
+        return (self.detector.used, *((self.grader.used,) if self.grader else ()))
 
 
 def load_models(detector: str = "detector", threads: int = 0) -> Models:
     """Load and compile the networks.
+
+    The grader is used beside the detector that it was fitted to; another detector speaks alone.
 
     Parameters
     ----------
@@ -40,7 +54,7 @@ def load_models(detector: str = "detector", threads: int = 0) -> Models:
     threads : processor threads for the networks; 0 takes all.
     """
     bundle = load_bundle(find_bundle(detector))
-    return Models(bundle, Engine(bundle.network, threads))
+    return Models(bundle, Engine(bundle.network, threads), matching_grader(bundle, threads))
 
 
 def predict(
@@ -67,12 +81,13 @@ def predict(
         region = lung_region(scan, lungs, own.spacing_mm)
     with clock.stage("detect"):
         marks = find_marks(models.engine, region.hu, region.lungs, own, settings.detect)
-        candidates = _candidates(marks, region, models.detector)
+    with clock.stage("grade"):
+        candidates = _candidates(marks, region, models)
     with clock.stage("measure"):
-        threshold = settings.detect.threshold
-        threshold = models.detector.threshold if threshold is None else threshold
+        threshold = models.threshold if settings.detect.threshold is None else settings.detect.threshold
         labels = lungs.on(scan.geometry)
-        nodules = _nodules(scan, lungs, labels, [c for c in candidates if c.probability >= threshold])
+        found = [c for c in candidates if c.probability >= threshold]
+        nodules = _nodules((scan, lungs, labels), found, models.grader)
     with clock.stage("guidelines"):
         nodules = _advised(nodules, lungs, patient)
     return ScanResult(
@@ -81,7 +96,7 @@ def predict(
         nodules=nodules,
         candidates=candidates,
         threshold=threshold,
-        models=(models.detector.used,),
+        models=models.used,
         warnings=(*scan.warnings, *lungs.warnings),
         timing_s=clock.seconds,
     )
@@ -100,28 +115,43 @@ class _Clock:
         self.seconds[name] = time.perf_counter() - start
 
 
-def _candidates(marks: Marks, region: LungRegion, bundle: Bundle) -> tuple[Candidate, ...]:
-    """Marks as world positions with calibrated probabilities."""
+def _candidates(marks: Marks, region: LungRegion, models: Models) -> tuple[Candidate, ...]:
+    """Marks as world positions with calibrated probabilities, most probable first."""
+    if models.grader:
+        probability = models.grader.probabilities(region, marks)
+    else:
+        probability = np.array([models.detector.calibration.probability(float(s)) for s in marks.score])
     places = region.geometry.to_world(marks.centre_zyx)
-    rows = zip(places, marks.score, marks.diameter_mm, strict=True)
-    probability: Callable[[float], float] = bundle.calibration.probability
-    return tuple(Candidate((float(x), float(y), float(z)), probability(float(s)), float(d)) for (x, y, z), s, d in rows)
+    order = np.argsort(-probability, kind="stable")
+    return tuple(
+        Candidate((float(x), float(y), float(z)), float(probability[i]), float(marks.diameter_mm[i]))
+        for i in order
+        for x, y, z in [places[i]]
+    )
 
 
-def _nodules(scan: Scan, lungs: Lungs, labels: NDArray[np.uint8], found: list[Candidate]) -> tuple[Nodule, ...]:
-    """Candidates as reported: outlined, measured, located."""
+def _nodules(
+    where: tuple[Scan, Lungs, NDArray[np.uint8]], found: list[Candidate], grader: Grader | None
+) -> tuple[Nodule, ...]:
+    """Candidates as reported: outlined, measured, graded, located."""
+    scan, lungs, labels = where
     canonical = scan.canonical()
     own_labels = labels if canonical is scan else lungs.on(canonical.geometry)
-    return tuple(_nodule(i, scan, canonical, (lungs, own_labels), c) for i, c in enumerate(found, start=1))
+    made = []
+    for number, candidate in enumerate(found, start=1):
+        nodule = _located(number, scan, lungs, candidate)
+        if grader:
+            nodule = _graded(nodule, grader.grade(scan, candidate.position_xyz_mm, candidate.diameter_mm))
+        if nodule.diameter_mm is None:
+            nodule = _measured(nodule, scan, (canonical, own_labels), candidate)
+        made.append(nodule)
+    return tuple(made)
 
 
-def _nodule(
-    number: int, scan: Scan, canonical: Scan, lungs: tuple[Lungs, NDArray[np.uint8]], found: Candidate
-) -> Nodule:
+def _located(number: int, scan: Scan, lungs: Lungs, found: Candidate) -> Nodule:
     voxel = scan.geometry.to_index(found.position_xyz_mm)
     slice_index = int(np.clip(round(voxel[0]), 0, scan.geometry.shape_zyx[0] - 1))
     uids = scan.source.sop_instance_uids
-    measured = measure_nodule(canonical, found.position_xyz_mm, found.diameter_mm, lungs[1])
     return Nodule(
         id=number,
         probability=found.probability,
@@ -129,11 +159,31 @@ def _nodule(
         voxel_zyx=(float(voxel[0]), float(voxel[1]), float(voxel[2])),
         slice_number=slice_index + 1,
         sop_instance_uid=(uids[slice_index] or None) if uids else None,
-        diameter_mm=measured.diameter_mm if measured else None,
-        volume_mm3=measured.volume_mm3 if measured else None,
-        side=_side(lungs[0], found),
-        mask=NoduleMask(*scan.from_canonical(measured.mask.box, measured.mask.mask)) if measured else None,
+        diameter_mm=None,
+        volume_mm3=None,
+        side=_side(lungs, found),
     )
+
+
+def _graded(nodule: Nodule, graded: Graded) -> Nodule:
+    return replace(
+        nodule,
+        diameter_mm=graded.diameter_mm,
+        volume_mm3=graded.volume_mm3,
+        mask=graded.mask,
+        grade=graded.grade,
+        explanation=graded.explanation,
+    )
+
+
+def _measured(nodule: Nodule, scan: Scan, where: tuple[Scan, NDArray[np.uint8]], found: Candidate) -> Nodule:
+    """By classical image analysis, where no network has outlined it."""
+    canonical, labels = where
+    measured = measure_nodule(canonical, found.position_xyz_mm, found.diameter_mm, labels)
+    if measured is None:
+        return nodule
+    mask = NoduleMask(*scan.from_canonical(measured.mask.box, measured.mask.mask))
+    return replace(nodule, diameter_mm=measured.diameter_mm, volume_mm3=measured.volume_mm3, mask=mask)
 
 
 def _advised(nodules: tuple[Nodule, ...], lungs: Lungs, patient: PatientFacts | None) -> tuple[Nodule, ...]:
@@ -142,9 +192,8 @@ def _advised(nodules: tuple[Nodule, ...], lungs: Lungs, patient: PatientFacts | 
     for n in nodules:
         place = nodule_place(lungs, n.position_xyz_mm, n.diameter_mm.mean) if n.diameter_mm else None
         zone, contact = (place.zone, place.pleural_contact) if place else (None, None)
-        facts.append(
-            NoduleFacts(diameter_mm=n.diameter_mm, volume_mm3=n.volume_mm3, zone=zone, pleural_contact=contact)
-        )
+        known = NoduleFacts(diameter_mm=n.diameter_mm, volume_mm3=n.volume_mm3, zone=zone, pleural_contact=contact)
+        facts.append(known.graded(n.grade) if n.grade else known)
     answers = assess(facts, patient)
     told = zip(nodules, facts, answers, strict=True)
     return tuple(replace(n, zone=f.zone, guidelines=a.to_dict()) for n, f, a in told)

@@ -13,12 +13,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 
-from noduscope.data.crops import NoduleStack
-from noduscope.data.grader_batches import GraderBatches, PlaceSamples, labelled_nodules
+from noduscope.data.grader_batches import GraderBatches, LabelledNodule, PlaceSamples
 from noduscope.errors import InputRefused, SettingsError
 from noduscope.files import replace_text
 from noduscope.model.grader import build_grader, grade_loss, mask_loss
-from noduscope.settings import Settings, settings_to_toml
+from noduscope.settings import Settings, load_settings, settings_to_toml
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ OnEpoch = Callable[[int, keras.Model], None]
 
 
 def train_grader(
-    stacks: Sequence[NoduleStack],
+    nodules: Sequence[LabelledNodule],
     places: PlaceSamples | None,
     out: Path,
     settings: Settings,
@@ -40,7 +39,7 @@ def train_grader(
 
     Parameters
     ----------
-    stacks : labelled nodules of the training patients.
+    nodules : of the training patients.
     places : whole scans for nodule-or-not and for outlines beyond a nodule's ends; without them the
         nodule head learns nothing.
     out : the run folder. Starting again on it goes on from the last finished epoch, or returns the finished model.
@@ -52,10 +51,9 @@ def train_grader(
     SettingsError
         When `out` holds a run with other settings.
     """
-    text, held = settings_to_toml(settings), out / "settings.toml"
-    if held.exists() and held.read_text(encoding="utf-8") != text:
+    held = out / "settings.toml"
+    if held.exists() and _own(load_settings(held)) != _own(settings):
         raise SettingsError(f"{out} holds a run with other settings; give another folder or the same settings")
-    nodules = labelled_nodules(stacks, settings.grader)
     if not nodules:
         raise InputRefused("there is no labelled nodule to train on")
     train = settings.train_grader
@@ -64,7 +62,7 @@ def train_grader(
     if (out / WEIGHTS).exists():
         model.load_weights(out / WEIGHTS)
         return model
-    replace_text(held, text)
+    replace_text(held, settings_to_toml(settings))
     batches = GraderBatches(nodules, places, settings)
     model.compile(_optimizer(settings, len(batches) * train.epochs), loss={"grade": grade_loss, "mask": mask_loss})
     told = _Epochs(batches, on_epoch)
@@ -84,6 +82,11 @@ def train_grader(
     model.save_weights(temporary)
     temporary.rename(out / WEIGHTS)
     return model
+
+
+def _own(settings: Settings) -> tuple[object, ...]:
+    """What a grader's training depends on."""
+    return settings.grader, settings.train_grader, settings.split
 
 
 class _Epochs(keras.callbacks.Callback):  # type: ignore[misc]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from noduscope.cli.shared import Json, Out, SettingsFile, group, need_keras, say, with_steps
-from noduscope.console import froc_table
+from noduscope.console import cubes_table, froc_table, grades_table
 
 app = group("Cross-validation: out-of-fold predictions and their figures (needs the [train] extra).")
 
@@ -30,9 +30,49 @@ def crossval_detector(
     logging.getLogger("noduscope").setLevel(logging.INFO)
     from noduscope.crossval import crossval_detector as run
 
-    try:
-        numbers = [int(part) for part in folds.split(",")]
-    except ValueError as error:
-        raise typer.BadParameter(f"--folds takes numbers with commas between them; got {folds!r}") from error
-    metrics = run(cache, numbers, out, with_steps(load_settings(settings), steps))
+    metrics = run(cache, _folds(folds), out, with_steps(load_settings(settings), steps))
     say(metrics if as_json else froc_table(metrics, out))
+
+
+@app.command("grader")
+def crossval_grader(
+    folder: Annotated[
+        Path, typer.Option("--data", help="Folder with lidc_nodules/ (see docs), or nodulemnist3d.npz of MedMNIST.")
+    ],
+    out: Out,
+    folds: Annotated[int, typer.Option("--folds", min=3, help="Parts into which the patients are split.")] = 10,
+    only: Annotated[
+        str | None, typer.Option("--only", help="Folds to run here, with commas; other processes may run the others.")
+    ] = None,
+    settings: SettingsFile = None,
+    as_json: Json = False,
+) -> None:
+    """Benign or malignant, attributes and outlines of nodules, out of fold by patient."""
+    import dataclasses
+
+    from noduscope.settings import load_settings
+
+    need_keras()
+    logging.getLogger("noduscope").setLevel(logging.INFO)
+    chosen = load_settings(settings)
+    chosen = dataclasses.replace(chosen, split=dataclasses.replace(chosen.split, folds=folds))
+    if folder.is_file():
+        from noduscope.crossval_cubes import crossval_cubes
+
+        metrics = crossval_cubes(folder, out, chosen)
+        return say(metrics if as_json else cubes_table(metrics, out))
+    from noduscope.crossval_grader import MAIN
+    from noduscope.crossval_grader import crossval_grader as run
+    from noduscope.train import usable_stacks
+
+    summary = run(usable_stacks(folder, chosen), out, chosen, None if only is None else _folds(only))
+    if not summary:
+        return say({"finished": False} if as_json else lambda: typer.echo(f"{out}: other folds are still missing"))
+    return say(summary if as_json else grades_table(summary["protocols"][MAIN], out))
+
+
+def _folds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"folds are numbers with commas between them; got {text!r}") from error

@@ -88,3 +88,24 @@ def train_hard_negatives(
     from noduscope.mining import mine_hard_negatives
 
     typer.echo(f"hard negatives: {mine_hard_negatives(run, folder, cache)}")
+
+
+@app.command("grader")
+def train_grader(
+    folder: Annotated[Path, typer.Option("--data", help="Folder with scans/ and lidc_nodules/.")],
+    out: Out,
+    cache: Annotated[Path, typer.Option("--cache", help="Where prepared scans are kept.")],
+    crossval: Annotated[
+        Path, typer.Option("--crossval", help="Folder of `crossval grader`: calibration and the card's figures.")
+    ],
+    settings: SettingsFile = None,
+    version: Annotated[str, typer.Option("--version", help="Version of the bundle.")] = "0.0",
+) -> None:
+    """Train the grader beside the installed detector and write it as a bundle with its card."""
+    from noduscope.settings import load_settings
+
+    need_keras()
+    logging.getLogger("noduscope").setLevel(logging.INFO)
+    from noduscope.finish_grader import finish_grader
+
+    typer.echo(f"bundle: {finish_grader(folder, cache, out, crossval, load_settings(settings), version)}")

@@ -41,17 +41,19 @@ _EDGE_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledNodule:
-    """A stack ready to be drawn from.
+    """A nodule ready to be drawn from.
 
     Parameters
     ----------
-    agreement : float32 (n, y, x), share of the readers whose outline holds each pixel.
-    area : float (n,), pixels inside the consensus outline per slice.
-    centre_yx : centre of the consensus, pixels.
+    hu : int16 (n, y, x).
+    agreement : float32 (n, y, x), share of the readers whose outline holds each pixel; below 0: unknown.
+    area : float (n,), pixels inside the consensus outline per slice: how often each slice is drawn.
+    centre_yx : centre of the nodule, pixels.
     labels : float32 (2, heads): labels and their weights.
     """
 
-    stack: NoduleStack
+    hu: NDArray[np.int16]
+    spacing_zyx_mm: tuple[float, float, float]
     agreement: NDArray[np.float32]
     area: NDArray[np.float64]
     centre_yx: tuple[float, float]
@@ -68,15 +70,13 @@ def labelled_nodules(stacks: Sequence[NoduleStack], settings: GraderSettings) ->
             continue
         _, y, x = np.argwhere(inside).mean(axis=0)
         area = inside.sum(axis=(1, 2)).astype(float)
-        made.append(LabelledNodule(stack, agreement, area, (float(y), float(x)), labels_of(stack, settings)))
+        held = agreement, area, (float(y), float(x)), labels_of(stack, settings)
+        made.append(LabelledNodule(stack.hu, stack.spacing_zyx_mm, *held))
     return made
 
 
 def labels_of(stack: NoduleStack, settings: GraderSettings) -> NDArray[np.float32]:
-    """Soft labels of the readers' individual ratings, and weights, float32 (2, heads).
-
-    Each malignancy head sees the patient as often as a bootstrap would draw it (Poisson with mean one).
-    """
+    """Soft labels of the readers' individual ratings, and weights, float32 (2, heads)."""
     made = np.zeros((2, channels(settings.opinions)), np.float32)
     texture = np.asarray(stack.ratings["texture"])
     made[0, TYPE] = [(texture >= 4).mean(), ((texture == 2) | (texture == 3)).mean(), (texture == 1).mean()]
@@ -85,9 +85,14 @@ def labels_of(stack: NoduleStack, settings: GraderSettings) -> NDArray[np.float3
         made[0, ATTRIBUTE.start + i] = (np.mean(stack.ratings[name]) - 1) / (top - 1)
         made[1, ATTRIBUTE.start + i] = 1.0
     made[0, MALIGNANCY] = np.mean([_SUSPICION[r] for r in stack.ratings["malignancy"]])
-    draws = np.random.default_rng(zlib.crc32(stack.patient_id.encode())).poisson(1.0, settings.opinions)
-    made[1, MALIGNANCY] = draws * _MALIGNANCY_WEIGHT / settings.opinions
+    made[1, MALIGNANCY] = opinion_weights(stack.patient_id, settings.opinions)
     return made
+
+
+def opinion_weights(patient_id: str, opinions: int) -> NDArray[np.float64]:
+    """How much each malignancy head learns from a patient: a bootstrap of patients, Poisson with mean one."""
+    draws = np.random.default_rng(zlib.crc32(patient_id.encode())).poisson(1.0, opinions)
+    return np.asarray(draws * _MALIGNANCY_WEIGHT / opinions)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,9 +127,9 @@ def nodule_sample(rng: np.random.Generator, nodule: LabelledNodule, settings: Gr
     zoom = float(np.exp(rng.uniform(-0.12, 0.12)))
     shift = (float(rng.uniform(-2.5, 2.5)), float(rng.uniform(-2.5, 2.5)))
     turn = Turn(float(rng.uniform(-np.pi, np.pi)), zoom, shift, bool(rng.random() < 0.5))
-    spacing = nodule.stack.spacing_zyx_mm
+    spacing = nodule.spacing_zyx_mm
     alone = bool(rng.random() < _ALONE)
-    planes = axial_view(nodule.stack.hu, spacing, (z, *nodule.centre_yx), settings, turn, alone=alone)
+    planes = axial_view(nodule.hu, spacing, (z, *nodule.centre_yx), settings, turn, alone=alone)
     outline = in_plane(nodule.agreement[z], spacing[1:], nodule.centre_yx, settings, turn)
     labels = nodule.labels.copy()
     if nodule.area[z] < _EDGE_SHARE * nodule.area.max():

@@ -14,7 +14,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from sklearn.model_selection import GroupKFold
 
-from noduscope.data.crops import CONSENSUS
 from noduscope.evaluate.scores import Flags, Floats, PatientBootstrap, percentile_interval
 
 _REPLICATES = 1000
@@ -97,19 +96,20 @@ def dice(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     return 1.0 if total == 0 else 2 * int((first & second).sum()) / total
 
 
-def readers_against_the_others(readers: NDArray[np.uint8], n_readers: int) -> list[dict[str, float]]:
+def readers_against_the_others(readers: NDArray[np.uint8], n_readers: int, consensus: float) -> list[dict[str, float]]:
     """Each reader against the consensus of the others: Dice, and log of the ratio of volumes.
 
     Parameters
     ----------
     readers : uint8 (n, y, x), bit j set inside reader j's outline.
+    consensus : share of the others from which a voxel is theirs.
 
     Readers without a voxel, and others without a consensus, are left out.
     """
     masks = [(readers >> j) & 1 > 0 for j in range(min(n_readers, 4))]
     made = []
     for j, own in enumerate(masks):
-        others = np.mean([m for i, m in enumerate(masks) if i != j], axis=0) >= CONSENSUS
+        others = np.mean([m for i, m in enumerate(masks) if i != j], axis=0) >= consensus
         if own.any() and others.any():
             made.append({"dice": dice(own, others), "log_volume": float(np.log(own.sum() / others.sum()))})
     return made

@@ -82,14 +82,17 @@ class GraderEngine:
         return made
 
     def judged(self, planes: Sequence[Planes]) -> Logits:
-        """Mean logits of axial planes of one nodule and of their mirror images, ``(heads,)``."""
-        views = [encode(p[:, :, ::way]) for p in planes for way in (1, -1)]
+        """Mean logits of axial planes of one nodule, each turned by quarters and mirrored, ``(heads,)``."""
+        views = [encode(np.rot90(p[:, :, ::way], turn, (1, 2))) for p in planes for way in (1, -1) for turn in range(4)]
         grades, _ = self.run(views)
         made: Logits = grades.mean(axis=0)
         return made
 
     def outline(self, hu: HuVolume, spacing_zyx_mm: Triple, centre_zyx: Triple) -> Outline | None:
-        """The nodule at a voxel, sought slice by slice up and down from it; None where there is none."""
+        """The nodule at a voxel, sought slice by slice up and down from it.
+
+        None where there is none, or it is larger than a view.
+        """
         z, y, x = centre_zyx
         z = float(np.clip(round(z), 0, len(hu) - 1))
         share = self.shares(hu, spacing_zyx_mm, [(z, y, x)])[0]
@@ -104,7 +107,7 @@ class GraderEngine:
         first, last = max(0, int(z) - reach), min(len(hu) - 1, int(z) + reach)
         shares = self.shares(hu, spacing_zyx_mm, [(float(s), y, x) for s in range(first, last + 1)])
         inside = _component(shares >= 0.5, int(z) - first)
-        if inside is None:
+        if inside is None or _reaches_edge(inside):
             return None
         kept = np.where(_swollen(inside), shares, np.minimum(shares, 0.49))
         return Outline(kept, first, (y, x))
@@ -143,6 +146,10 @@ def _component(inside: NDArray[np.bool_], plane: int) -> NDArray[np.bool_] | Non
                 break
             kept[z] = last
     return kept
+
+
+def _reaches_edge(inside: NDArray[np.bool_]) -> bool:
+    return bool(inside[:, [0, -1]].any() or inside[:, :, [0, -1]].any())
 
 
 def _nearest_part(inside: NDArray[np.bool_], within: float = 12.0) -> NDArray[np.bool_] | None:

@@ -1,0 +1,315 @@
+"""From a cross-validation and a training run to a grader bundle: calibrate, join with the detector, write the card."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from noduscope.boxes import Marks
+from noduscope.combine import Combination
+from noduscope.crossval_grader import calibrate_malignancy, pool, size_errors, vars_of
+from noduscope.data.crops import NoduleStack, isotropic_patch
+from noduscope.data.folds import patient_fold
+from noduscope.data.grader_batches import PlaceSamples, PlaceSource, labelled_nodules
+from noduscope.data.validation import RATES, KnownVolume, Matched, match
+from noduscope.errors import InputRefused
+from noduscope.findings import NOT_A_MEDICAL_DEVICE
+from noduscope.finish import NODULES_PER_SCAN, default_threshold
+from noduscope.model.bundle import Bundle, Calibration, find_bundle, load_bundle, write_bundle
+from noduscope.model.engine import Engine, find_marks
+from noduscope.model.grader_engine import GraderEngine
+from noduscope.model.ir import to_openvino
+from noduscope.settings import Settings, settings_to_dict
+from noduscope.train import side_volumes, training_hosts, usable_stacks
+from noduscope.train_grader import WEIGHTS, train_grader
+
+_HARDEST = 60
+"""Marks of the detector per training scan that the grader learns from."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """Validation or test volumes with the detector's marks and what the grader says of each."""
+
+    volumes: tuple[KnownVolume, ...]
+    marks: tuple[Marks, ...]
+    grader: tuple[NDArray[np.float64], ...]
+
+    def combined(self, combination: Combination) -> Matched:
+        """The marks scored by both networks, matched."""
+        return match(self.volumes, self.rescored(combination))
+
+    def rescored(self, combination: Combination) -> list[Marks]:
+        """The marks with the combined logit as their score."""
+        pairs = zip(self.marks, self.grader, strict=True)
+        return [replace(m, score=combination.logits(m.score, g).astype(np.float32)) for m, g in pairs]
+
+
+def place_samples(data: Path, cache: Path, settings: Settings, detector: Bundle, stacks: Sequence[NoduleStack]) -> Any:
+    """What the nodule head learns from: training scans, nodules to set in, and where the detector is wrong."""
+    hosts = training_hosts(data, cache, settings)
+    engine = Engine(detector.network)
+    false: list[tuple[int, tuple[float, float, float]]] = []
+    for i, host in enumerate(hosts):
+        marks = find_marks(engine, host.hu, host.lungs, settings.preprocess, settings.detect)
+        order = np.argsort(marks.score)[::-1][:_HARDEST]
+        false += [(i, (float(z), float(y), float(x))) for z, y, x in marks.centre_zyx[order]]
+    spacing = settings.grader.spacing_mm
+    patches = [p for s in stacks if (p := isotropic_patch(s, spacing)) is not None]
+    return PlaceSamples(PlaceSource(hosts, patches, false, spacing), settings)
+
+
+def finish_grader(data: Path, cache: Path, run: Path, crossval: Path, settings: Settings, version: str) -> Path:
+    """Train the grader that is shipped, measure it beside the installed detector, write the bundle.
+
+    Parameters
+    ----------
+    run : the run folder; a finished training there is used as it is.
+    crossval : folder of `crossval_grader` with the same settings: gives calibration, size errors and the card's tables.
+
+    Returns
+    -------
+    ``run/grader-<version>``.
+
+    Raises
+    ------
+    InputRefused
+        When the cross-validation is not finished.
+    """
+    if not (crossval / "summary.json").exists():
+        raise InputRefused(f"{crossval} holds no finished cross-validation: run noduscope crossval grader first")
+    detector = load_bundle(find_bundle("detector"))
+    split = settings.split
+    held = {split.validation_fold, split.test_fold}
+    stacks = usable_stacks(data, settings)
+    training = [s for s in stacks if patient_fold(s.patient_id, split.folds) not in held]
+    places = None if (run / WEIGHTS).exists() else place_samples(data, cache, settings, detector, training)
+    model = train_grader(labelled_nodules(training, settings.grader), places, run, settings)
+    network = to_openvino(model)
+    engine = GraderEngine(network, settings.grader)
+    validation, test = (score_side(data, cache, settings, detector, engine, s) for s in ("validation", "test"))
+    combination = combine(validation)
+    threshold = default_threshold(validation.volumes, validation.rescored(combination), Calibration())
+    pooled = pool(stacks, crossval, split.folds)
+    summary = json.loads((crossval / "summary.json").read_text(encoding="utf-8"))
+    malignancy = calibrate_malignancy(pooled.judged)
+    content = {
+        "settings": settings,
+        "calibration": nodule_calibration(validation),
+        "threshold": threshold,
+        "malignancy": settings_to_dict(malignancy),
+        "size_error": {k: vars_of(v) for k, v in size_errors(pooled.judged).items()},
+        "combination": settings_to_dict(combination),
+        "detector": detector.sha256,
+    }
+    card = write_card(version, summary, (validation, test), combination, detector)
+
+    def fill(folder: Path) -> None:
+        ov.save_model(network, folder / "model.xml", compress_to_fp16=False)
+        model.save_weights(folder / WEIGHTS)
+        (folder / "card.md").write_text(card, encoding="utf-8")
+
+    path = run / f"grader-{version}"
+    write_bundle(path, ("grader", version), content, fill)
+    return path
+
+
+def score_side(
+    data: Path, cache: Path, settings: Settings, detector: Bundle, engine: GraderEngine, side: str
+) -> Scored:
+    """The detector's marks on one side's volumes, each judged by the grader."""
+    volumes = side_volumes(data, cache, settings, side)
+    search, own = Engine(detector.network), detector.settings.preprocess
+    marks = tuple(find_marks(search, v.hu, v.lungs, own, settings.detect) for v in volumes)
+    logits = tuple(
+        engine.nodule_logits(v.hu, v.geometry.spacing_zyx_mm, m.centre_zyx).astype(np.float64)
+        for v, m in zip(volumes, marks, strict=True)
+    )
+    return Scored(volumes, marks, logits)
+
+
+def combine(side: Scored) -> Combination:
+    """Logistic regression of nodule or not on both networks' logits, nodules weighted down to their real number."""
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+
+    pairs, labels, rarity = _labelled(side)
+    fit = LogisticRegression(C=1e3).fit(pairs, labels, np.where(labels, rarity, 1.0))
+    a, b = (float(v) for v in fit.coef_[0])
+    ungraded = float(np.median(pairs[~labels, 1]))
+    return Combination(a, b, float(fit.intercept_[0]), ungraded)
+
+
+def nodule_calibration(side: Scored) -> Calibration:
+    """Platt scaling of the grader's nodule logit alone, for places that a user gives."""
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+
+    pairs, labels, rarity = _labelled(side)
+    fit = LogisticRegression(C=1e3).fit(pairs[:, 1:], labels, np.where(labels, rarity, 1.0))
+    return Calibration(float(fit.coef_[0, 0]), float(fit.intercept_[0]))
+
+
+def _labelled(side: Scored) -> tuple[NDArray[np.float64], NDArray[np.bool_], float]:
+    """Both logits of the best mark in each lesion and of each false mark; the weight of a nodule."""
+    hits: list[tuple[float, float]] = []
+    false: list[tuple[float, float]] = []
+    lesions = 0
+    for volume, marks, grader in zip(side.volumes, side.marks, side.grader, strict=True):
+        free = np.ones(len(marks), dtype=bool)
+        for lesion in volume.lesions:
+            away = np.linalg.norm(marks.centre_zyx - np.asarray(lesion.centre_zyx), axis=1)
+            inside = np.flatnonzero(away * volume.geometry.spacing_xyz_mm[0] < lesion.diameter_mm / 2)
+            free[inside] = False
+            lesions += lesion.counts
+            if lesion.counts and len(inside):
+                best = inside[np.argmax(marks.score[inside])]
+                hits.append((float(marks.score[best]), float(grader[best])))
+        false += [(float(marks.score[i]), float(grader[i])) for i in np.flatnonzero(free)]
+    labels = np.array([True] * len(hits) + [False] * len(false))
+    return np.array(hits + false), labels, min(1.0, NODULES_PER_SCAN * len(side.volumes) / max(lesions, 1))
+
+
+def write_card(
+    version: str, summary: dict[str, Any], sides: tuple[Scored, Scored], combination: Combination, detector: Bundle
+) -> str:
+    """The model card, every figure computed."""
+    lines = [
+        f"# grader {version}",
+        "",
+        NOT_A_MEDICAL_DEVICE,
+        "",
+        "A 2D residual network on planes through a candidate: nodule or not, outline, type, the LIDC's attributes, and "
+        "how malignant its radiologists would rate it. Ratings are readers' suspicion, not pathology.",
+        "",
+        "## Data and protocol",
+        "",
+        f"{summary['nodules']} nodules of {summary['patients']} patients of LIDC-IDRI (CC BY 3.0), three or more "
+        "readers each, as stacks of slices. Ten folds by patient; of each fold one part is tested, one calibrates the "
+        "probability, the others train; no epoch is chosen. Figures are pooled out of fold, intervals by patient. The "
+        "shipped weights were trained on eight of the ten parts, and besides on nodules set into whole scans.",
+        "",
+        *_malignancy_lines(summary),
+        *_outline_lines(summary),
+        *_attribute_lines(summary),
+        *_detection_lines(sides, combination, detector),
+        "## What it cannot do",
+        "",
+        "- It does not know pathology, history, earlier scans or anything outside 45 mm around a nodule.",
+        "- It was measured on slices that readers had outlined; a point far off a nodule's centre is judged worse.",
+        "- Part-solid and ground-glass nodules are few in its data; so are nodules above 30 mm.",
+        "- The interval tells how much the training patients matter, not all that is uncertain.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _malignancy_lines(summary: dict[str, Any]) -> list[str]:
+    lines = ["## Benign or malignant, by the readers", ""]
+    for protocol, metrics in summary["protocols"].items():
+        lines += [f"### {protocol}", "", *_protocol_lines(metrics), ""]
+    matched, doubt, away = (summary[k] for k in ("size_matched_pairs", "doubt", "given_away_by_missing_slices"))
+    undecided, thirds = summary["undecided"], ", ".join(f"{v:.3f}" for v in doubt["error_by_width_third"])
+    ranked = f"{_number(matched.get('model'))} ranked right by the grader, {_number(matched.get('size'))} by size"
+    return [
+        *lines,
+        f"- Pairs of a malignant and a benign nodule within 10 % in diameter ({matched['pairs']}): {ranked}.",
+        f"- Deferring the {doubt['deferred']:.0%} with the widest intervals: accuracy {doubt['accuracy_all']:.3f} to "
+        f"{doubt['accuracy_kept']:.3f}; share wrong by thirds of width {thirds}.",
+        f"- {undecided['n']} nodules whose readers were undecided get {undecided['mean']:.2f} on average.",
+        f"- What missing slices give away: number and spacing of a stack's slices beside its size, AUC "
+        f"{_number(away['size'])} to {_number(away['size_and_extra'])}. The grader is shown neither.",
+        "",
+    ]
+
+
+def _protocol_lines(metrics: dict[str, Any]) -> list[str]:
+    """The grader beside the trivial baselines."""
+    rows = {"grader": metrics["metrics"], **metrics["baselines"]}
+    columns = ("accuracy", "precision", "recall", "f1", "auc", "ece")
+    lines = [
+        f"{metrics['n']} nodules of {metrics['patients']} patients, {metrics['malignant']} malignant. The grader at "
+        "0.5, the baselines at a threshold chosen on the other folds.",
+        "",
+        "| | " + " | ".join(columns) + " |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for name, values in rows.items():
+        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(_interval(values.get(c)) for c in columns) + " |")
+    for name, test in metrics["delong"].items():
+        if name in ("diameter", "size_only"):
+            lines += [
+                "",
+                f"AUC above {name.replace('_', ' ')} by {test['difference']:+.3f} (DeLong p {test['p_value']:.2g}).",
+            ]
+    lines += ["", "| group | n | malignant | auc | accuracy |", "|---|---|---|---|---|"]
+    for groups in metrics["subgroups"].values():
+        for g in groups:
+            values = g["metrics"]
+            cells = " | ".join(_interval(values.get(c)) for c in ("auc", "accuracy"))
+            lines.append(f"| {g['group']} | {g['n']} | {g['malignant']} | {cells} |")
+    return lines
+
+
+def _outline_lines(summary: dict[str, Any]) -> list[str]:
+    o = summary["outlines"]
+    return [
+        "## Outline and size",
+        "",
+        "| | grader | readers against one another |",
+        "|---|---|---|",
+        f"| Dice with the consensus | {_interval(o['dice'])} | {_interval(o['dice_of_readers'])} |",
+        f"| median volume error | {o['median_volume_error']:.1%} | {o['median_volume_error_of_readers']:.1%} |",
+        f"| median diameter error, mm | {o['median_diameter_error_mm']:.2f} | |",
+        "",
+    ]
+
+
+def _attribute_lines(summary: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Attributes",
+        "",
+        "Quadratic-weighted kappa.",
+        "",
+        "| | grader with readers' mean | reader with reader |",
+    ]
+    lines.append("|---|---|---|")
+    for name, k in summary["attributes"].items():
+        lines.append(f"| {name} | {_number(k['model'])} | {_number(k['readers'])} |")
+    return [*lines, ""]
+
+
+def _detection_lines(sides: tuple[Scored, Scored], combination: Combination, detector: Bundle) -> list[str]:
+    lines = [
+        "## False positives of the detector",
+        "",
+        f"Beside {detector.path.name}; logits combined as {combination.detector:.3f} detector + "
+        f"{combination.grader:.3f} grader {combination.intercept:+.3f}, fitted on validation.",
+        "",
+        "| | CPM alone | CPM with grader | " + " | ".join(f"at {r:g}" for r in RATES) + " |",
+        "|---|---|---|" + "---|" * len(RATES),
+    ]
+    for name, side in zip(("validation", "test"), sides, strict=True):
+        alone, both = match(side.volumes, side.marks), side.combined(combination)
+        row = " | ".join(f"{alone.sensitivity(r):.3f} → {both.sensitivity(r):.3f}" for r in RATES)
+        lines.append(f"| {name} ({len(alone.best)} nodules) | {alone.cpm:.3f} | {both.cpm:.3f} | {row} |")
+    return [*lines, ""]
+
+
+def _interval(value: dict[str, Any] | None) -> str:
+    if value is None or value["value"] is None:
+        return "–"
+    low, high = value.get("low"), value.get("high")
+    return f"{value['value']:.3f}" + ("" if low is None or high is None else f" ({low:.3f} to {high:.3f})")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
