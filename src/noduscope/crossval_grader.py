@@ -315,7 +315,9 @@ def outlines(judged: Sequence[Judged]) -> dict[str, Any]:
     """Overlap and size of the outlines against the consensus, and of each reader against the others."""
     patients = [j.stack.patient_id for j in judged]
     readers = [
-        (j.stack.patient_id, r) for j in judged for r in readers_against_the_others(j.stack.readers, j.stack.n_readers)
+        (j.stack.patient_id, r)
+        for j in judged
+        for r in readers_against_the_others(j.stack.readers, j.stack.n_readers, CONSENSUS)
     ]
     d, reference_d, v, reference_v = np.array([j.sizes for j in judged]).T
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -25,8 +25,7 @@ from noduscope.boxes import Lesion
 from noduscope.data.crops import CONSENSUS, NodulePatch, NoduleStack
 from noduscope.data.hosts import HostScan
 from noduscope.data.implant import implant, random_kind, random_place, varied
-from noduscope.heads import ATTRIBUTE, ATTRIBUTES, MALIGNANCY, NODULE, TYPE, channels
-from noduscope.model.grader import SUBPIXELS
+from noduscope.heads import ATTRIBUTE, ATTRIBUTES, MALIGNANCY, NODULE, SUBPIXELS, TYPE, channels
 from noduscope.settings import GraderSettings, Settings
 from noduscope.views import Planes, Turn, axial_view, encode, in_plane
 

@@ -14,13 +14,11 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from noduscope.heads import channels
+from noduscope.heads import SUBPIXELS, channels
 from noduscope.model.blocks import InsideMean, conv_bn_relu, residual
 from noduscope.settings import GraderSettings
 
 VIEW_CHANNELS = 4
-SUBPIXELS = 4
-"""The mask is answered at half resolution with four subpixels per cell: full resolution at a quarter of the cost."""
 
 
 def build_grader(settings: GraderSettings) -> keras.Model:
