@@ -199,6 +199,7 @@ def resumed(data: Path, cache: Path, straight: Path) -> Iterator[Path]:
         def on_train_batch_end(self, batch, logs=None):
             if self.batches.epoch == 1:
                 raise Killed
+            super().on_train_batch_end(batch, logs)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_module, "_Progress", Kill)
