@@ -354,6 +354,7 @@ def test_the_grader_is_scored_on_validation_patients_only(tmp_path: Path, monkey
         assert [(s.patient_id, label) for s, label in scored] == [(of[0][0], False), (of[0][1], True)]
         return 0.75
 
+    monkeypatch.setattr(objectives, "labelled_nodules", lambda stacks, settings: stacks)
     monkeypatch.setattr(objectives, "train_grader", train)
     monkeypatch.setattr(objectives, "malignancy_auc", auc)
     objective = objectives.grader_objective(stacks, Settings())

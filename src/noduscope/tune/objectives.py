@@ -11,6 +11,7 @@ import numpy as np
 from noduscope.crossval_grader import MAIN, judge_stack, label_of
 from noduscope.data.crops import NoduleStack
 from noduscope.data.folds import patient_fold
+from noduscope.data.grader_batches import labelled_nodules
 from noduscope.errors import InputRefused
 from noduscope.heads import MALIGNANCY
 from noduscope.model.grader_engine import GraderEngine
@@ -64,7 +65,9 @@ def grader_objective(stacks: Sequence[NoduleStack], settings: Settings) -> Objec
                 report(epoch // _EPOCHS_PER_VALIDATION, malignancy_auc(model, scored, settings))
 
         try:
-            return malignancy_auc(train_grader(training, None, folder, settings, on_epoch), scored, settings)
+            nodules = labelled_nodules(training, settings.grader)
+            model = train_grader(nodules, None, folder, settings, on_epoch)
+            return malignancy_auc(model, scored, settings)
         finally:
             keras.utils.clear_session()
 

@@ -105,11 +105,17 @@ def _storage(path: Path) -> JournalStorage:
     """A journal: appended to under a lock that network disks have too, which SQLite's is not."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Optuna would append to any file
+        if path.exists() and path.stat().st_size and not _begins_a_journal(path):
+            raise InputRefused(f"{path} is not a study's journal; give another file")
         return JournalStorage(JournalFileBackend(str(path)))
     except OSError as error:
         raise InputRefused(f"cannot write the study {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputRefused(f"{path} is not a study's journal; give another file") from error
+
+
+def _begins_a_journal(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b'"op_code"' in file.readline()
 
 
 class _Run:
