@@ -209,7 +209,7 @@ def test_a_study_of_other_settings_is_refused_by_the_table_that_differs(tmp_path
 
 def test_a_file_that_is_no_study_is_refused_and_left_as_it_was(tmp_path: Path):
     (tmp_path / "study.log").write_text("not a journal\n", encoding="utf-8")
-    with pytest.raises(InputRefused, match="no study's journal"):
+    with pytest.raises(InputRefused, match="not a study's journal"):
         search(tmp_path, 1)
     assert (tmp_path / "study.log").read_text(encoding="utf-8") == "not a journal\n"
     with pytest.raises(InputRefused, match="cannot write the study"):
