@@ -15,6 +15,7 @@ from noduscope.report.pdf import find_browser
 from noduscope.report.write import write_result
 from noduscope.scan import ScanWarning
 from test_report import LEFT_UPPER, RIGHT_LOWER, make_result
+from test_report_graded import GRADE, explanation
 
 PLACES = (LEFT_UPPER, RIGHT_LOWER, (24.0, 30.0, -150.0), (-24.0, 2.0, -130.0), (30.0, 10.0, -176.0))
 WARNINGS = (
@@ -31,6 +32,16 @@ def advised(count):
     answers = assess([NoduleFacts(diameter_mm=n.diameter_mm, volume_mm3=n.volume_mm3) for n in sized.nodules])
     nodules = tuple(replace(n, guidelines=a.to_dict()) for n, a in zip(sized.nodules, answers, strict=True))
     return replace(sized, nodules=nodules, warnings=WARNINGS)
+
+
+def graded(count):
+    """The same with all that a grader says, of the kind that guidelines say most about."""
+    result = advised(count)
+    facts = [NoduleFacts(diameter_mm=n.diameter_mm, volume_mm3=n.volume_mm3).graded(GRADE) for n in result.nodules]
+    why = explanation([[0.0, 1.0], [-1.0, 0.0]])
+    told = zip(result.nodules, assess(facts), strict=True)
+    nodules = tuple(replace(n, grade=GRADE, explanation=why, guidelines=a.to_dict()) for n, a in told)
+    return replace(result, nodules=nodules)
 
 
 def many(count):
@@ -50,7 +61,11 @@ def sheets(pdf: Path) -> list[tuple[float, float]]:
 
 
 @pytest.mark.skipif(find_browser() is None, reason="needs chromium")
-@pytest.mark.parametrize("result", [advised(1), advised(2), advised(5), many(40)], ids=["1", "2", "5", "40"])
+@pytest.mark.parametrize(
+    "result",
+    [advised(1), advised(2), advised(5), many(40), graded(1), graded(5)],
+    ids=["1", "2", "5", "40", "graded 1", "graded 5"],
+)
 def test_findings_and_warnings_print_to_two_a4_pages(tmp_path, result):
     files = write_result(result, tmp_path / "out", extras=("pdf",))
     assert tmp_path / "out" / "report.pdf" in files

@@ -64,8 +64,8 @@ def panel_context(panel: Panel, alt: str) -> dict[str, Any]:
         "name": PLANE_NAMES[panel.name],
         "kind": panel.name,
         "alt": f"{alt}, {_DIRECTIONS[panel.name]}",
-        "uri": _uri(panel.grey),
-        "clear_uri": _uri(panel.clear) if panel.clear is not None else None,
+        "uri": picture_uri(panel.grey),
+        "clear_uri": picture_uri(panel.clear) if panel.clear is not None else None,
         "width": width,
         "height": height,
         "letters": panel.letters,
@@ -101,5 +101,6 @@ def _path(polygon: Polygon) -> str:
     return "M" + "L".join(f"{x + 0.5:.1f} {y + 0.5:.1f}" for x, y in polygon) + "Z"
 
 
-def _uri(grey: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
+def picture_uri(grey: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
+    """A picture, grey or in colour (blue, green, red), as a JPEG inside the page."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg(grey)).decode("ascii")

@@ -8,9 +8,10 @@ from math import ceil
 from typing import Any
 
 from noduscope import __version__
-from noduscope.findings import NOT_A_MEDICAL_DEVICE, Interval, Nodule, ScanResult
+from noduscope.findings import NOT_A_MEDICAL_DEVICE, Explanation, Grade, Interval, Nodule, ScanResult
 from noduscope.report.figures import Panel
-from noduscope.report.html import PLANE_NAMES, number, panel_context, render, significant
+from noduscope.report.graded import explanation_picture, in_words
+from noduscope.report.html import PLANE_NAMES, number, panel_context, picture_uri, render, significant
 from noduscope.scan import ScanWarning
 
 _WORDING = (
@@ -60,11 +61,13 @@ def _context(result: ScanResult, pictures: Pictures) -> dict[str, Any]:
     rows = [_finding(n, result) for n in nodules]
     for row, nodule, panels in zip(rows, nodules, pictures.findings, strict=False):
         row["panels"] = [panel_context(p, f"{PLANE_NAMES[p.name]} view of finding {nodule.id}") for p in panels]
+        row["explanation"] = _explained(nodule.explanation) if nodule.explanation else None
     return {
         "version": __version__,
         "notice": NOT_A_MEDICAL_DEVICE,
         "findings": rows,
         "threshold": result.threshold,
+        "graded": any(n.grade for n in nodules),
         "largest": max(sized, key=lambda n: n.diameter_mm.mean if n.diameter_mm else 0.0, default=None),
         "most_probable": max(nodules, key=lambda n: n.probability, default=None),
         "weaker": len(below),
@@ -120,9 +123,32 @@ def _finding(nodule: Nodule, result: ScanResult) -> dict[str, Any]:
         "position": ", ".join(f"{p:.1f}".replace("-", "−") for p in nodule.position_xyz_mm),
         "diameter": diameter,
         "volume": _volume(volume) if volume else None,
+        "grade": _graded(nodule.grade) if nodule.grade else None,
         "advice": _advice(nodule),
         "panels": [],
+        "explanation": None,
     }
+
+
+def _graded(grade: Grade) -> dict[str, Any]:
+    """The grader's answer: malignancy with its place on a bar in per cent, type, and attributes in words."""
+    m = grade.malignancy
+    return {
+        "malignancy": m,
+        "bar": {
+            "left": round(100 * m.low, 1),
+            "width": round(100 * (m.high - m.low), 1),
+            "at": round(100 * m.value, 1),
+        },
+        "type": grade.type,
+        "attributes": in_words(grade.attributes),
+    }
+
+
+def _explained(explanation: Explanation) -> dict[str, Any]:
+    """The picture of why, for the template."""
+    picture = explanation_picture(explanation)
+    return {"uri": picture_uri(picture), "height": picture.shape[0], "width": picture.shape[1]}
 
 
 def _advice(nodule: Nodule) -> list[dict[str, Any]]:
