@@ -161,7 +161,7 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
         if name != "model"
     }
     summary = {
-        "schema": "noduscope.grades-evaluation/1",
+        "schema": "noduscope.classification/1",
         "not_a_medical_device": True,
         "notice": NOT_A_MEDICAL_DEVICE,
         "n": len(labels),
