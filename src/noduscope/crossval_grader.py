@@ -1,6 +1,9 @@
 """Cross-validation of the grader by patient: out-of-fold answers for every labelled nodule, and what they are worth.
 
-Fold k is tested, fold k + 1 calibrates the probability, the others train: nothing is chosen on what is tested.
+Fold k is tested, fold k + 1 is left out too, the others train; no epoch is chosen. The probability of fold k is
+calibrated on the out-of-fold answers of all other folds: the few nodules of fold k + 1 alone would give each fold a scale
+of its own. The networks that gave those answers have seen patients of fold k; so the summary also holds the figures of
+the strict way, calibrated on fold k + 1 alone.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
 from noduscope.data.crops import CONSENSUS, TILE, NoduleStack
 from noduscope.data.folds import patient_fold, require_disjoint
@@ -124,13 +128,15 @@ class Pooled:
 
     Parameters
     ----------
-    probability, low, high : calibrated on the fold's own calibration part.
+    probability, low, high : calibrated on the other folds.
+    strict : probability calibrated on the next fold alone.
     """
 
     judged: tuple[Judged, ...]
     probability: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
+    strict: NDArray[np.float64]
 
     @property
     def patients(self) -> list[str]:
@@ -139,27 +145,38 @@ class Pooled:
 
 
 def pool(stacks: Sequence[NoduleStack], out: Path, folds: int) -> Pooled:
-    """Gather the folds and calibrate each on its calibration part.
+    """Gather the folds and calibrate each on the others.
 
     Raises
     ------
     InputRefused
         When a fold is not there yet.
     """
-    by_name = {s.name: s for s in stacks}
+    answers = _all_answers(stacks, out, folds)
+    own = {fold: [j for j in judged if j.fold == fold] for fold, judged in answers.items()}
     made: list[Judged] = []
-    probability: list[Interval] = []
+    intervals: list[Interval] = []
+    strict: list[float] = []
+    for fold, tested in own.items():
+        calibration = calibrate_malignancy([j for f, judged in own.items() if f != fold for j in judged])
+        alone = calibrate_malignancy([j for j in answers[fold] if j.fold != fold])
+        made += tested
+        intervals += [calibration.interval(j.logits[MALIGNANCY], j.sizes[0]) for j in tested]
+        strict += [alone.interval(j.logits[MALIGNANCY], j.sizes[0]).value for j in tested]
+    middle, low, high = (np.array([getattr(p, name) for p in intervals]) for name in ("value", "low", "high"))
+    return Pooled(tuple(made), middle, low, high, np.array(strict))
+
+
+def _all_answers(stacks: Sequence[NoduleStack], out: Path, folds: int) -> dict[int, list[Judged]]:
+    """Per fold, what its network said of its test nodules and of those of the next fold."""
+    by_name = {s.name: s for s in stacks}
+    answers = {}
     for fold in range(folds):
         file = out / f"fold-{fold}" / "judged.npz"
         if not file.exists():
             raise InputRefused(f"{out} lacks fold {fold}: run it first")
-        judged = _read_judged(file, by_name, folds)
-        calibration = calibrate_malignancy([j for j in judged if j.fold != fold])
-        tested = [j for j in judged if j.fold == fold]
-        made += tested
-        probability += [calibration.interval(j.logits[MALIGNANCY], j.sizes[0]) for j in tested]
-    middle, low, high = (np.array([getattr(p, name) for p in probability]) for name in ("value", "low", "high"))
-    return Pooled(tuple(made), middle, low, high)
+        answers[fold] = _read_judged(file, by_name, folds)
+    return answers
 
 
 def _read_judged(file: Path, by_name: dict[str, NoduleStack], folds: int) -> list[Judged]:
@@ -271,7 +288,6 @@ def summarise(pooled: Pooled) -> dict[str, Any]:
     labels = np.array([bool(k) for k in label])[kept]
     who = [p for p, k in zip(patients, kept, strict=True) if k]
     sizes = np.array([j.stack.diameter_mm for j in judged])[kept]
-    width = (_logit(pooled.high) - _logit(pooled.low))[kept]
     slices = np.array([[len(j.stack.hu), j.stack.spacing_zyx_mm[0]] for j in judged])[kept]
     usable = sizes > 0
     matched = size_matched(labels[usable], pooled.probability[kept][usable], sizes[usable])
@@ -281,8 +297,12 @@ def summarise(pooled: Pooled) -> dict[str, Any]:
         "nodules": len(judged),
         "patients": len(set(patients)),
         "protocols": {},
+        "strictly_calibrated": {
+            "auc": float(roc_auc_score(labels, pooled.strict[kept])),
+            "accuracy": float(((pooled.strict[kept] >= 0.5) == labels).mean()),
+        },
         "size_matched_pairs": matched,
-        "doubt": deferral(labels, pooled.probability[kept], width),
+        "doubt": deferral(labels, pooled.probability[kept], (pooled.high - pooled.low)[kept]),
         "undecided": _undecided(pooled, ~kept),
         "attributes": {
             name: rating_kappa(predicted[:, i], [j.stack.ratings[name] for j in judged])
@@ -304,11 +324,6 @@ def _undecided(pooled: Pooled, cases: NDArray[np.bool_]) -> dict[str, Any]:
         "mean": float(p.mean()),
         "between_0.2_and_0.8": float(((p > 0.2) & (p < 0.8)).mean()),
     }
-
-
-def _logit(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    clipped = np.clip(p, 1e-6, 1 - 1e-6)
-    return np.asarray(np.log(clipped / (1 - clipped)))
 
 
 def outlines(judged: Sequence[Judged]) -> dict[str, Any]:

@@ -46,8 +46,8 @@ class MalignancyCalibration:
         """The mean opinion as a probability, and how far the opinions of bootstrapped patients lie apart (95 %)."""
         mean, half = float(opinions.mean()), _Z95 * float(opinions.std())
         rest = self.size * math.log(max(diameter_mm, LEAST_MM)) + self.intercept
-        low, value, high = (1 / (1 + math.exp(-(self.slope * o + rest))) for o in (mean - half, mean, mean + half))
-        return Interval(value, low, high)
+        ends = sorted(1 / (1 + math.exp(-(self.slope * o + rest))) for o in (mean - half, mean, mean + half))
+        return Interval(ends[1], ends[0], ends[2])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,307 @@
+"""The grader end to end on made-up nodules: training, folds by patient, calibration, the bundle and what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+keras = pytest.importorskip("keras")
+
+import openvino as ov  # noqa: E402
+
+from helpers_model import write_blob_bundle  # noqa: E402
+from helpers_stacks import Ball, write_stacks  # noqa: E402
+from noduscope import crossval_grader as cv  # noqa: E402
+from noduscope.crossval_cubes import crossval_cubes  # noqa: E402
+from noduscope.data.crops import NoduleStack, read_stacks  # noqa: E402
+from noduscope.data.folds import patient_fold  # noqa: E402
+from noduscope.data.grader_batches import GraderBatches, labelled_nodules, nodule_sample, subpixels  # noqa: E402
+from noduscope.data.nodulemnist import read_nodulemnist  # noqa: E402
+from noduscope.errors import InputRefused, SettingsError  # noqa: E402
+from noduscope.grading import Grader, MalignancyCalibration  # noqa: E402
+from noduscope.heads import ATTRIBUTE, ATTRIBUTES, MALIGNANCY, TYPE, channels  # noqa: E402
+from noduscope.model.bundle import Calibration, load_bundle, write_bundle  # noqa: E402
+from noduscope.model.grader import build_grader, grade_loss, mask_loss  # noqa: E402
+from noduscope.model.grader_engine import GraderEngine, _from_subpixels, middle_planes  # noqa: E402
+from noduscope.model.ir import to_openvino  # noqa: E402
+from noduscope.phantom import Phantom  # noqa: E402
+from noduscope.predict import load_models, predict  # noqa: E402
+from noduscope.settings import GraderSettings, Settings, SplitSettings, TrainGraderSettings  # noqa: E402
+from noduscope.train_grader import WEIGHTS, train_grader  # noqa: E402
+from test_ir import assert_same, stirred  # noqa: E402
+
+SETTINGS = Settings(
+    grader=GraderSettings(view_voxels=32, filters=(4, 6, 8), blocks=1, dense=8, dropout=0.0, opinions=4),
+    train_grader=TrainGraderSettings(epochs=2, batch_size=4, ema_momentum=0.5),
+    split=SplitSettings(folds=3),
+)
+
+
+@pytest.fixture(scope="module")
+def stacks(tmp_path_factory: pytest.TempPathFactory) -> list[NoduleStack]:
+    """Small benign and large malignant balls of twelve patients, two of them in two minds."""
+    balls = [Ball(f"P{i}", diameter_mm=6.0 if i % 2 else 14.0) for i in range(12)]
+    folder = write_stacks(tmp_path_factory.mktemp("stacks") / "lidc_nodules", balls)
+    made = []
+    for i, stack in enumerate(read_stacks(folder)):
+        rating = (3, 3, 3, 3) if i < 2 else (1, 2, 1, 2) if i % 2 else (5, 4, 4, 5)
+        made.append(dataclasses.replace(stack, ratings={**stack.ratings, "malignancy": rating}))
+    return made
+
+
+def test_the_grader_is_the_same_in_both():
+    assert_same(stirred(build_grader(SETTINGS.grader)), 3, 32, 32, 4)
+
+
+def test_labels_are_the_readers_word(stacks: list[NoduleStack]):
+    nodule = labelled_nodules(stacks, SETTINGS.grader)[2]
+    labels, weights = nodule.labels
+    assert labels[MALIGNANCY] == pytest.approx((1.0 + 0.85 + 0.85 + 1.0) / 4)
+    assert labels[TYPE].tolist() == [1.0, 0.0, 0.0]  # textures 5, 5, 5, 4
+    named = dict(zip(ATTRIBUTES, labels[ATTRIBUTE], strict=True))
+    assert named["subtlety"] == pytest.approx((4.25 - 1) / 4)
+    assert named["calcification"] == 1.0
+    assert weights[0] == 0.0  # a stack does not teach what is no nodule
+
+
+def test_hidden_neighbours_go_with_grades_and_shown_ones_do_not(stacks: list[NoduleStack]):
+    """What a view of a stack's end would give away must never be learned from."""
+    nodule = labelled_nodules(stacks, SETTINGS.grader)[2]
+    kinds = set()
+    for seed in range(60):
+        sample = nodule_sample(np.random.default_rng(seed), nodule, SETTINGS.grader)
+        hidden = np.array_equal(sample.view[..., 0], sample.view[..., 1])
+        kinds.add(hidden)
+        if not hidden:
+            assert not sample.labels[1].any()
+    assert True in kinds
+
+
+def test_subpixels_and_back():
+    plane = np.arange(36, dtype=np.float32).reshape(6, 6) / 36
+    logits = np.log(subpixels(plane) + 1e-6) - np.log(1 - subpixels(plane) + 1e-6)
+    assert np.allclose(_from_subpixels(logits[None])[0], plane, atol=1e-4)
+
+
+def test_unknown_labels_and_pixels_cost_nothing():
+    heads = channels(2)
+    target = np.zeros((1, 2, heads), np.float32)
+    assert float(grade_loss(target, np.full((1, heads), 9.0, np.float32))) == 0.0
+    assert float(mask_loss(np.full((1, 2, 2, 4), -1, np.float32), np.full((1, 2, 2, 4), 9.0, np.float32))) == 0.0
+    target[0, 0, 0], target[0, 1, 0] = 1.0, 1.0
+    right, wrong = (float(grade_loss(target, np.full((1, heads), v, np.float32))) for v in (5.0, -5.0))
+    assert right < 0.1 < wrong
+
+
+def test_batches_are_a_function_of_the_seed(stacks: list[NoduleStack]):
+    nodules = labelled_nodules(stacks, SETTINGS.grader)
+    first, second = (GraderBatches(nodules, None, SETTINGS)[1] for _ in range(2))
+    assert np.array_equal(first[0], second[0])
+    other = GraderBatches(nodules, None, SETTINGS)
+    other.on_epoch_end()
+    assert not np.array_equal(first[0], other[1][0])
+
+
+def test_planes_come_from_the_middle_of_a_nodule():
+    assert middle_planes(4, 4) == (4,)
+    assert middle_planes(0, 10) == (2, 4, 5, 7, 8)
+    assert all(2 <= z <= 8 for z in middle_planes(0, 10))
+
+
+@pytest.fixture(scope="module")
+def folds(stacks: list[NoduleStack], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cv")
+    assert cv.crossval_grader(stacks, out, SETTINGS, only=[0]) == {}
+    with pytest.raises(InputRefused, match="lacks fold 1"):
+        cv.pool(stacks, out, 3)
+    for fold in (1, 2):
+        cv.run_fold(stacks, fold, out, SETTINGS)
+    return out
+
+
+def test_every_nodule_is_judged_once_by_a_fold_without_its_patient(stacks: list[NoduleStack], folds: Path):
+    pooled = cv.pool(stacks, folds, 3)
+    assert sorted(j.stack.name for j in pooled.judged) == sorted(s.name for s in stacks)
+    assert all(j.fold == patient_fold(j.stack.patient_id, 3) for j in pooled.judged)
+    assert ((pooled.low <= pooled.probability) & (pooled.probability <= pooled.high)).all()
+
+
+def test_the_summary_holds_every_table(stacks: list[NoduleStack], folds: Path):
+    pooled = cv.pool(stacks, folds, 3)
+    summary = cv.summarise(pooled)
+    assert summary["nodules"] == 12
+    assert summary["undecided"]["n"] == 2
+    assert set(summary["attributes"]) == set(ATTRIBUTES)
+    assert summary["outlines"]["dice_of_readers"]["value"] > 0.8
+    rows = cv.tables(pooled)["nodules.csv"]
+    assert len(rows) == 13
+    assert len({len(r) for r in rows}) == 1
+
+
+def test_a_finished_run_is_used_and_another_one_refused(stacks: list[NoduleStack], tmp_path: Path):
+    nodules = labelled_nodules(stacks[:4], SETTINGS.grader)
+    first = train_grader(nodules, None, tmp_path, SETTINGS)
+    again = train_grader(nodules, None, tmp_path, SETTINGS)
+    assert (tmp_path / WEIGHTS).exists()
+    for a, b in zip(first.get_weights(), again.get_weights(), strict=True):
+        assert np.allclose(a, b)
+    other = dataclasses.replace(SETTINGS, train_grader=TrainGraderSettings(epochs=3))
+    with pytest.raises(SettingsError, match="other settings"):
+        train_grader(nodules, None, tmp_path, other)
+    with pytest.raises(InputRefused, match="no labelled nodule"):
+        train_grader([], None, tmp_path / "none", SETTINGS)
+
+
+def test_malignancy_grows_with_opinion_and_size_and_its_interval_with_disagreement():
+    calibration = MalignancyCalibration(1.0, 2.0, -4.0)
+    agreed = calibration.interval(np.zeros(4), 8.0)
+    assert agreed.low == agreed.value == agreed.high == pytest.approx(1 / (1 + np.exp(4 - 2 * np.log(8))))
+    assert calibration.interval(np.zeros(4), 12.0).value > agreed.value
+    split = calibration.interval(np.array([-1.0, 1.0]), 8.0)
+    assert split.low < agreed.value < split.high
+    assert split.value == pytest.approx(agreed.value)
+
+
+def test_protocols_of_the_main_table(stacks: list[NoduleStack]):
+    def of(*ratings: int) -> NoduleStack:
+        return dataclasses.replace(stacks[0], ratings={**stacks[0].ratings, "malignancy": ratings})
+
+    assert cv.label_of(of(1, 2, 5), cv.MAIN) is False
+    assert cv.label_of(of(3, 3, 5), cv.MAIN) is None
+    assert cv.label_of(of(3, 4, 4), cv.MAIN) is True
+    assert cv.label_of(of(3, 4), cv.MAIN) is None
+    assert cv.label_of(of(3, 3, 5), "mean, 3 or more readers") is True
+    assert cv.label_of(of(4, 4, 4), "median, 4 readers") is None
+
+
+def test_an_outline_is_found_on_every_slice_it_reaches():
+    """A stand-in for the network that outlines what is dense: the walk from slice to slice is what is tested."""
+
+    class Dense(GraderEngine):
+        def run(self, views):
+            stack = np.stack(views)
+            logits = np.stack([subpixels((v[..., 1] > 0.43).astype(np.float32) * 20 - 10) for v in stack])
+            return np.zeros((len(stack), channels(4)), np.float32), logits
+
+    engine = Dense(to_openvino(build_grader(SETTINGS.grader)), SETTINGS.grader)
+    z, y, x = np.ogrid[:30, :60, :60]
+    spacing = (1.25, 0.7, 0.7)
+    hu = np.full((30, 60, 60), -900, np.int16)
+    ball = ((z - 15) * 1.25) ** 2 + ((y - 31) * 0.7) ** 2 + ((x - 29) * 0.7) ** 2 <= 5.0**2
+    hu[ball] = 100
+    hu[:, 5:8, 5:8] = 100  # a vessel that it must not take in
+    found = engine.outline(hu, spacing, (14.6, 30.0, 30.0))
+    assert found is not None
+    volume = float((found.share >= 0.5).sum()) * 0.7 * 0.7 * 1.25
+    # the end slices, smaller than a tenth of the largest, are not the nodule's
+    assert volume == pytest.approx(4 / 3 * np.pi * 5.0**3, rel=0.15)
+    assert engine.outline(np.full((30, 60, 60), -900, np.int16), spacing, (15.0, 30.0, 30.0)) is None
+    assert (
+        engine.outline(np.full((30, 60, 60), 100, np.int16), spacing, (15.0, 30.0, 30.0)) is None
+    )  # larger than a view
+
+
+@pytest.fixture
+def cubes(tmp_path: Path) -> Path:
+    """A small file of NoduleMNIST3D's layout; malignant ones are larger."""
+    rng = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    z, y, x = np.ogrid[:28, :28, :28]
+    r = np.sqrt((z - 13.5) ** 2 + (y - 13.5) ** 2 + (x - 13.5) ** 2)
+    for part, n in (("train", 12), ("val", 8), ("test", 10)):
+        labels = np.arange(n) % 2
+        images = np.stack([np.where(r < (9 if v else 4), 190, 30) + rng.integers(0, 9, r.shape) for v in labels])
+        arrays |= {f"{part}_images": images.astype(np.uint8), f"{part}_labels": labels[:, None].astype(np.uint8)}
+    np.savez(tmp_path / "nodulemnist3d.npz", **arrays)
+    return tmp_path / "nodulemnist3d.npz"
+
+
+def test_nodulemnist_by_its_official_split(cubes: Path, tmp_path: Path):
+    made = crossval_cubes(cubes, tmp_path / "out", SETTINGS)
+    assert made["n"] == 10
+    assert made["published"]["ResNet-50 + 3D"]["auc"] == 0.875
+    assert (tmp_path / "out" / "summary.json").exists()
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_another_archive_is_refused(tmp_path: Path):
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    with pytest.raises(InputRefused, match="not nodulemnist3d"):
+        read_nodulemnist(tmp_path / "other.npz")
+    (tmp_path / "text.npz").write_text("no archive")
+    with pytest.raises(InputRefused, match="not nodulemnist3d"):
+        read_nodulemnist(tmp_path / "text.npz")
+
+
+@pytest.fixture(scope="module")
+def grader_bundle(tmp_path_factory: pytest.TempPathFactory, blob_bundle: Path) -> Path:
+    """An untrained grader beside the detector of blobs."""
+    network = to_openvino(stirred(build_grader(SETTINGS.grader)))
+
+    def fill(folder: Path) -> None:
+        ov.save_model(network, folder / "model.xml", compress_to_fp16=False)
+        (folder / "card.md").write_text("# grader\n", encoding="utf-8")
+
+    content = {
+        "settings": SETTINGS,
+        "calibration": Calibration(),
+        "threshold": 0.4,
+        "malignancy": {"slope": 1.0, "size": 1.0, "intercept": -3.0},
+        "size_error": {k: {"shift": 0.0, "base": 0.2, "per_mm": 0.5} for k in ("diameter", "volume")},
+        "combination": {"detector": 1.0, "grader": 0.0, "intercept": 0.0, "ungraded": -3.0},
+        "detector": load_bundle(blob_bundle).sha256,
+    }
+    path = tmp_path_factory.mktemp("graders") / "grader-9.9"
+    write_bundle(path, ("grader", "9.9"), content, fill)
+    return path
+
+
+def test_detect_grades_what_it_finds(
+    chest: Phantom, blob_bundle: Path, grader_bundle: Path, monkeypatch: pytest.MonkeyPatch
+):
+    alone = predict(chest.scan, load_models(str(blob_bundle)))
+    assert all(n.grade is None for n in alone.nodules)
+    monkeypatch.setenv("NODUSCOPE_MODELS", str(grader_bundle.parent))
+    models = load_models(str(blob_bundle))
+    assert models.threshold == 0.4
+    result = predict(chest.scan, models)
+    assert [m.name for m in result.models] == ["blobs", "grader"]
+    assert "grade" in result.timing_s
+    assert result.nodules
+    for nodule in result.nodules:
+        assert nodule.grade is not None
+        assert 0 < nodule.grade.malignancy.low <= nodule.grade.malignancy.value <= nodule.grade.malignancy.high < 1
+        assert set(nodule.grade.attributes) == set(ATTRIBUTES)
+        assert nodule.diameter_mm is not None
+    written = result.to_dict()["nodules"][0]
+    assert set(written["malignancy"]) == {"probability", "low", "high"}
+    found = [c.probability for c in result.candidates]
+    assert found == sorted(found, reverse=True)
+
+
+def test_a_grader_of_another_detector_stays_silent(
+    grader_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("NODUSCOPE_MODELS", str(grader_bundle.parent))
+    other = write_blob_bundle(tmp_path / "blobs-0.2", "0.2", gain=50.0)
+    assert load_models(str(other)).grader is None
+
+
+def test_an_explanation_changes_with_the_weights(grader_bundle: Path):
+    """A map that stays the same when the network is another one explains the picture, not the network."""
+    grader = Grader(load_bundle(grader_bundle))
+    plane = np.random.default_rng(0).uniform(-900, 100, (32, 32)).astype(np.float32)
+    planes = np.repeat(plane[None], 3, axis=0)
+    first = grader.explain(planes)
+    assert first.map.shape == first.image.shape == (32, 32)
+    assert np.ptp(first.map) > 0
+    other = stirred(build_grader(dataclasses.replace(SETTINGS.grader)))
+    other.set_weights([w[::-1].copy() for w in other.get_weights()])
+    grader.engine = GraderEngine(to_openvino(other), SETTINGS.grader)
+    second = grader.explain(planes)
+    assert np.corrcoef(first.map.ravel(), second.map.ravel())[0, 1] < 0.9
