@@ -1,7 +1,7 @@
 """Cross-validation of the grader by patient: out-of-fold answers for every labelled nodule, and what they are worth.
 
 Fold k is tested, fold k + 1 is left out too, the others train; no epoch is chosen. The probability of fold k is
-calibrated on the out-of-fold answers of all other folds: the few nodules of fold k + 1 alone would give each fold a scale
+calibrated on the out-of-fold answers of all other folds: the few nodules of fold k + 1 would give each fold a scale
 of its own. The networks that gave those answers have seen patients of fold k; so the summary also holds the figures of
 the strict way, calibrated on fold k + 1 alone.
 """

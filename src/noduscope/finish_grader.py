@@ -204,7 +204,8 @@ def write_card(
         *_detection_lines(sides, combination, detector),
         "## What it cannot do",
         "",
-        "- It does not know pathology, history, earlier scans or anything outside 45 mm around a nodule.",
+        "- It knows no pathology, no history, no earlier scan and nothing beyond the views around a nodule.",
+        "- A nodule larger than a view (about 34 mm) is outlined by classical image analysis instead.",
         "- It was measured on slices that readers had outlined; a point far off a nodule's centre is judged worse.",
         "- Part-solid and ground-glass nodules are few in its data; so are nodules above 30 mm.",
         "- The interval tells how much the training patients matter, not all that is uncertain.",
@@ -252,7 +253,8 @@ def _protocol_lines(metrics: dict[str, Any]) -> list[str]:
         if name in ("diameter", "size_only"):
             lines += [
                 "",
-                f"AUC above {name.replace('_', ' ')} by {test['difference']:+.3f} (DeLong p {test['p_value']:.2g}).",
+                f"AUC above {name.replace('_', ' ')} by {test['difference']['value']:+.3f} "
+                f"(DeLong p {test['p_value']:.2g}).",
             ]
     lines += ["", "| group | n | malignant | auc | accuracy |", "|---|---|---|---|---|"]
     for groups in metrics["subgroups"].values():

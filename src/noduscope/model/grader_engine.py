@@ -109,7 +109,7 @@ class GraderEngine:
         inside = _component(shares >= 0.5, int(z) - first)
         if inside is None or _reaches_edge(inside):
             return None
-        kept = np.where(_swollen(inside), shares, np.minimum(shares, 0.49))
+        kept = np.where(_swollen(inside), shares, np.float32(0.0))
         return Outline(kept, first, (y, x))
 
     def shares(self, hu: HuVolume, spacing_zyx_mm: Triple, places: Sequence[Triple]) -> NDArray[np.float32]:
