@@ -358,7 +358,7 @@ def fit_detector(
     model.fit(
         batches,
         epochs=epochs,
-        verbose=2,
+        verbose=0,  # what there is to tell goes to the log: standard output is for results
         callbacks=[
             keras.callbacks.BackupAndRestore(str(out / "resume"), delete_checkpoint=False),
             _Progress(batches),

@@ -70,16 +70,20 @@ def test_the_whole_road(noduscope, luna: Path, settings: Path):
     assert (status, json.loads(out)["scans"]) == (0, 6)
     check_prepared(cache, settings)
 
-    run = root / "run"
+    cross = root / "cross"
+    run = cross / "fold-1"
     status, out, _ = noduscope("train", "detector", "--data", cache, "--fold", 1, "--settings", settings, "-o", run)
     assert status == 0
     check_run(run)
+    trained = (run / "best.weights.h5").read_bytes()
 
-    cross = root / "cross"
+    # a fold that was trained by itself is taken as it is
     arguments = ("crossval", "detector", "--data", cache, "--folds", "0,1", "--settings", settings, "-o", cross)
     status, out, _ = noduscope(*arguments, "--json")
     metrics = json.loads(out)
     assert status == 0
+    assert (run / "best.weights.h5").read_bytes() == trained
+    assert len(read_history(run)) == 2
     check_candidates(cross, {s.series_uid: s.subset for s in read_scans(cache)})
     check_metrics(noduscope, cross, metrics)
 
