@@ -81,7 +81,7 @@ def predict(
         region = lung_region(scan, lungs, own.spacing_mm)
     with clock.stage("detect"):
         marks = find_marks(models.engine, region.hu, region.lungs, own, settings.detect)
-    with clock.stage("grade"):
+    with clock.stage("grade" if models.grader else "detect"):
         candidates = _candidates(marks, region, models)
     with clock.stage("measure"):
         threshold = models.threshold if settings.detect.threshold is None else settings.detect.threshold
@@ -112,7 +112,7 @@ class _Clock:
     def stage(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.seconds[name] = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def _candidates(marks: Marks, region: LungRegion, models: Models) -> tuple[Candidate, ...]:
