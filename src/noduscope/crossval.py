@@ -23,11 +23,11 @@ from typing import Any
 from noduscope.data.cached import cached_hosts, read_scans, split_fold, with_fold
 from noduscope.data.hosts import HostScan
 from noduscope.data.luna16 import ANNOTATIONS, EXCLUDED, TreeScan
-from noduscope.data.prepare import csv_bytes, rows_of
+from noduscope.data.prepare import rows_of
 from noduscope.errors import SettingsError
 from noduscope.evaluate.detections import run_detections
 from noduscope.evaluate.froc import FrocSettings
-from noduscope.files import replace_files
+from noduscope.files import csv_bytes, replace_files
 from noduscope.finish import calibrate
 from noduscope.model.bundle import Calibration
 from noduscope.model.detector import build_detector
@@ -86,7 +86,7 @@ def crossval_detector(
 def _fold_candidates(cache: Path, test: Sequence[TreeScan], run: Path, settings: Settings) -> list[list[str]]:
     """Candidates of a fold's test scans as rows; trains and searches where that was not done before."""
     file, series = run / CANDIDATES, run / SERIES
-    listed = csv_bytes(("seriesuid",), [(s.series_uid,) for s in test])
+    listed = csv_bytes([("seriesuid",), *((s.series_uid,) for s in test)])
     if not (file.exists() and series.exists() and series.read_bytes() == listed):
         data = fold_data(cache, settings)
         fit_detector(data, run, settings)
@@ -98,7 +98,7 @@ def _fold_candidates(cache: Path, test: Sequence[TreeScan], run: Path, settings:
         # each fold's scores are put on one scale, so that one threshold means the same in all of them
         calibration = calibrate(data.validation, marks)
         rows = [r for h in cached_hosts(cache, test, settings) for r in _candidates(engine, h, calibration, settings)]
-        replace_files(run, {SERIES: listed, CANDIDATES: csv_bytes(_COLUMNS, rows)})
+        replace_files(run, {SERIES: listed, CANDIDATES: csv_bytes([_COLUMNS, *rows])})
     with file.open(newline="", encoding="utf-8") as held:
         return list(csv.reader(held))[1:]
 
@@ -117,7 +117,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     """Write the joint tables and evaluate them by LUNA16's rules."""
     uids = [s.series_uid for s in tested]
-    files = {CANDIDATES: csv_bytes(_COLUMNS, rows), SERIES: csv_bytes(("seriesuid",), [(u,) for u in uids])}
+    files = {CANDIDATES: csv_bytes([_COLUMNS, *rows]), SERIES: csv_bytes([("seriesuid",), *((u,) for u in uids)])}
     files |= {name: rows_of(cache / name, set(uids)) for name in (ANNOTATIONS, EXCLUDED)}
     replace_files(out, files)
     return run_detections(out / CANDIDATES, out / ANNOTATIONS, out / EXCLUDED, out / SERIES, out, froc)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 
 from noduscope.data.nodulemnist import CubePart, labelled_cubes, read_nodulemnist
 from noduscope.evaluate.grades import run_grades
-from noduscope.files import replace_files
+from noduscope.files import csv_bytes, replace_files
 from noduscope.heads import MALIGNANCY
 from noduscope.model.grader_engine import GraderEngine
 from noduscope.model.ir import to_openvino
@@ -56,7 +54,7 @@ def crossval_cubes(file: Path, out: Path, settings: Settings) -> dict[str, Any]:
         probability = 1 / (1 + np.exp(-(slope * logits[name] + intercept)))
         predictions += [[f"{name}-{i}", f"{p:.6f}", split] for i, p in enumerate(probability)]
         labels += [[f"{name}-{i}", int(v)] for i, v in enumerate(parts[name].labels)]
-    replace_files(out, {"predictions.csv": _csv(predictions), "labels.csv": _csv(labels)})
+    replace_files(out, {"predictions.csv": csv_bytes(predictions), "labels.csv": csv_bytes(labels)})
     metrics = run_grades(out / "predictions.csv", out / "labels.csv", out)
     published = {name: {"auc": auc, "accuracy": accuracy} for name, (auc, accuracy) in PUBLISHED.items()}
     metrics |= {"published": published}
@@ -83,9 +81,3 @@ def _platt(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[floa
         return 1.0, 0.0
     fit = LogisticRegression(C=1e3).fit(logits[:, None], labels)
     return float(fit.coef_[0, 0]), float(fit.intercept_[0])
-
-
-def _csv(rows: list[list[Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()

@@ -8,8 +8,6 @@ the strict way, calibrated on fold k + 1 alone.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 from collections.abc import Callable, Collection, Sequence
@@ -35,7 +33,7 @@ from noduscope.evaluate.nodules import (
     readers_against_the_others,
     size_matched,
 )
-from noduscope.files import replace_files
+from noduscope.files import csv_bytes, replace_files
 from noduscope.findings import NOT_A_MEDICAL_DEVICE, Interval
 from noduscope.grading import LEAST_MM, MalignancyCalibration, SizeError
 from noduscope.heads import ATTRIBUTE, ATTRIBUTES, MALIGNANCY, TYPE, TYPES
@@ -233,11 +231,11 @@ def crossval_grader(
     if not all((out / f"fold-{k}" / "judged.npz").exists() for k in range(folds)):
         return {}
     pooled = pool(stacks, out, folds)
-    replace_files(out, {name: _csv(rows) for name, rows in tables(pooled).items()})
+    replace_files(out, {name: csv_bytes(rows) for name, rows in tables(pooled).items()})
     summary = summarise(pooled)
     for protocol in PROTOCOLS:
         folder = out / ("grades" if protocol == MAIN else f"grades {protocol}".replace(",", "").replace(" ", "-"))
-        tables_of = {name: _csv(rows) for name, rows in _graded(pooled, protocol).items()}
+        tables_of = {name: csv_bytes(rows) for name, rows in _graded(pooled, protocol).items()}
         replace_files(folder, tables_of)
         metrics = run_grades(folder / "predictions.csv", folder / "labels.csv", folder, pictures=protocol == MAIN)
         summary["protocols"][protocol] = metrics
@@ -374,9 +372,3 @@ def _fit_band(error: NDArray[np.float64], size_mm: NDArray[np.float64]) -> SizeE
 def vars_of(error: SizeError) -> dict[str, float]:
     """A size error as the manifest holds it."""
     return {"shift": round(error.shift, 4), "base": round(error.base, 4), "per_mm": round(error.per_mm, 4)}
-
-
-def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()

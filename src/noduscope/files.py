@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,3 +38,10 @@ def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
 def replace_text(path: Path, text: str) -> None:
     """Write one UTF-8 text file in the same way."""
     replace_files(path.parent, {path.name: text.encode("utf-8")})
+
+
+def csv_bytes(rows: Iterable[Iterable[object]]) -> bytes:
+    """Rows, the header first, as a CSV file with lines ended as on Unix."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()

@@ -5,8 +5,6 @@ Validation chooses (the epoch, the calibration, the threshold); test is measured
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ from noduscope.errors import InputRefused
 from noduscope.evaluate.detections import run_detections
 from noduscope.evaluate.froc import FrocSettings
 from noduscope.evaluate.scores import calibration_error
-from noduscope.files import replace_files
+from noduscope.files import csv_bytes, replace_files
 from noduscope.findings import NOT_A_MEDICAL_DEVICE
 from noduscope.model.bundle import Calibration, write_bundle
 from noduscope.model.detector import build_detector
@@ -162,10 +160,10 @@ def _measure(out: Path, volumes: Sequence[KnownVolume], marks: Sequence[Marks], 
             table.append([volume.name, *_mm(place), f"{lesion.diameter_mm:.3f}"])
     columns = ["seriesuid", "coordX", "coordY", "coordZ"]
     files = {
-        f"{name}.csv": _csv([*columns, "probability" if name == "predictions" else "diameter_mm"], table)
+        f"{name}.csv": csv_bytes([[*columns, "probability" if name == "predictions" else "diameter_mm"], *table])
         for name, table in rows.items()
     }
-    files["seriesuids.csv"] = _csv(["seriesuid"], [[v.name] for v in volumes])
+    files["seriesuids.csv"] = csv_bytes([["seriesuid"], *([v.name] for v in volumes)])
     replace_files(out, files)
     predictions, annotations, excluded, series = (
         out / f"{n}.csv" for n in ("predictions", "annotations", "excluded", "seriesuids")
@@ -176,14 +174,6 @@ def _measure(out: Path, volumes: Sequence[KnownVolume], marks: Sequence[Marks], 
 
 def _mm(place: NDArray[np.float64]) -> list[str]:
     return [f"{v:.3f}" for v in place]
-
-
-def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
 
 
 def collection_lines(settings: Settings) -> list[str]:

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -24,7 +22,7 @@ from sklearn.model_selection import StratifiedKFold
 from noduscope.data.agreement import Level, fleiss_kappa, krippendorff_alpha, rating_counts
 from noduscope.data.lidc_tables import RATINGS, LidcScan, Reading, find_database, read_database
 from noduscope.errors import SettingsError
-from noduscope.files import replace_files
+from noduscope.files import csv_bytes, replace_files
 
 _CATEGORIES = {"internalStructure": 4, "calcification": 6}
 _MOST_READERS = 4
@@ -145,7 +143,7 @@ def build_lidc_reference(out: Path, database: Path | None = None, settings: Lidc
     }
     for together, readers in PROTOCOLS:
         tables[f"labels_{together}_{readers}.csv"] = _label_rows(nodules, together, readers)
-    files = {name: _csv(rows) for name, rows in tables.items()}
+    files = {name: csv_bytes(rows) for name, rows in tables.items()}
     files["agreement.json"] = _json(reader_agreement(nodules, settings))
     files["summary.json"] = _json(asdict(summary) | {"settings": asdict(settings)})
     replace_files(out, files)
@@ -320,12 +318,6 @@ def _label_rows(nodules: Iterable[LidcNodule], together: str, readers: int) -> R
             spiculated = int(n.rating("spiculation", "median") >= 3)
             rows.append((n.id, int(value > 3), n.scan.patient_id, f"{n.diameter_mm:.2f}", n.type, spiculated))
     return rows
-
-
-def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
 
 
 def _json(value: Any) -> bytes:

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ from noduscope.data.cache import is_prepared, prepare_scan, prepared_bytes, prep
 from noduscope.data.cached import SCANS
 from noduscope.data.luna16 import ANNOTATIONS, EXCLUDED, DataTree, TreeScan, read_annotations
 from noduscope.errors import InputRefused, NoduscopeError
-from noduscope.files import replace_files
+from noduscope.files import csv_bytes, replace_files
 from noduscope.settings import Settings
 
 
@@ -127,7 +126,7 @@ def _write_tables(tree: DataTree, cache: Path, scans: Iterable[TreeScan]) -> Non
     """The list of the scans and their rows of the two tables, as they stand there."""
     rows = [(s.series_uid, s.patient_id, s.subset) for s in scans]
     here = {uid for uid, _, _ in rows}
-    files = {SCANS: csv_bytes(("seriesuid", "patient", "subset"), rows)}
+    files = {SCANS: csv_bytes([("seriesuid", "patient", "subset"), *rows])}
     for name in (ANNOTATIONS, EXCLUDED):
         files[name] = rows_of(tree.tables[name], here)
     replace_files(cache, files)
@@ -138,7 +137,7 @@ def rows_of(table: Path, series: set[str]) -> bytes:
     with table.open(newline="", encoding="utf-8-sig") as file:
         header, *rows = csv.reader(file)
     column = header.index("seriesuid")
-    return csv_bytes(header, (row for row in rows if row and row[column] in series))
+    return csv_bytes([header, *(row for row in rows if row and row[column] in series)])
 
 
 def summary(outcomes: Sequence[Prepared]) -> dict[str, Any]:
@@ -168,12 +167,3 @@ def exit_status(outcomes: Sequence[Prepared]) -> int:
     """0 when every scan was prepared, 4 when only some were, 3 when none was."""
     failed = sum(bool(o.error) for o in outcomes)
     return 0 if not failed else 4 if failed < len(outcomes) else InputRefused.exit_status
-
-
-def csv_bytes(header: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
-    """A CSV table."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()

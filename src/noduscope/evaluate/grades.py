@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ import numpy as np
 
 from noduscope.evaluate.grades_summary import Evaluation, GradesSettings, evaluate_grades, summarise
 from noduscope.evaluate.scores import Floats, Ranking, net_benefit, percentile_interval
-from noduscope.files import replace_files
+from noduscope.files import csv_bytes, replace_files
 
 __all__ = ["GradesSettings", "run_grades"]
 
@@ -39,7 +37,7 @@ def run_grades(
     evaluation = evaluate_grades(predictions, labels, settings or GradesSettings())
     metrics = summarise(evaluation)
     files = {"metrics.json": (json.dumps(metrics, indent=1, allow_nan=False) + "\n").encode()}
-    files |= {name: _csv(rows) for name, rows in _tables(evaluation, metrics).items()}
+    files |= {name: csv_bytes(rows) for name, rows in _tables(evaluation, metrics).items()}
     if pictures:
         from noduscope.evaluate.grades_figure import draw_grades, page  # noqa: PLC0415  matplotlib is slow to import
 
@@ -96,9 +94,3 @@ def decision_curves(evaluation: Evaluation) -> dict[str, tuple[Floats, Floats, F
         low, high = percentile_interval(evaluation.bootstrap.replicates_of(statistic))
         curves[name] = (statistic(np.ones((1, len(labels))))[0], low, high)
     return curves
-
-
-def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
