@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from noduscope.augment import Crop, noise_bank, thick_slices
+from noduscope.augment import Crop, enhanced, noise_bank, thick_slices
 from noduscope.boxes import Lesion
 from noduscope.data.validation import KnownVolume, match
 from noduscope.finish import calibration_gap
@@ -55,12 +55,6 @@ def _sharpened(hu: Crop) -> Crop:
     return hu + np.float32(0.8) * (hu - _blurred(hu, 1.0))
 
 
-def _enhanced(hu: Crop) -> Crop:
-    """Iodine in proportion to the share of tissue in a voxel, from aerated lung up; fat and bone take some, too."""
-    made: Crop = hu + np.float32(_IODINE_HU) * np.clip((hu + 850) / np.float32(890), 0, 1)
-    return made
-
-
 def _mirrored(volume: KnownVolume, axis: int) -> KnownVolume:
     last = volume.hu.shape[axis] - 1
     lesions = tuple(k.mirrored(axis, last) for k in volume.lesions)
@@ -90,7 +84,7 @@ CHANGES: dict[str, Change] = {
     "a quarter of the dose": _of_hu(_noisy),
     "sharp kernel": _of_hu(_sharpened),
     "soft kernel": _of_hu(lambda hu: _blurred(hu, 0.8)),
-    "contrast agent": _of_hu(_enhanced),
+    "contrast agent": _of_hu(lambda hu: enhanced(hu, _IODINE_HU)),
     "left and right exchanged": lambda v: _mirrored(v, 2),
     "upside down": lambda v: _mirrored(v, 0),
     "on the side": _turned,

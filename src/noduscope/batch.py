@@ -19,7 +19,8 @@ from noduscope.findings import NOT_A_MEDICAL_DEVICE, ScanResult
 from noduscope.guidelines import PatientFacts
 from noduscope.io.read import read_scan
 from noduscope.predict import Models, load_models, predict, with_timing
-from noduscope.report.handback import check_extras, preload
+from noduscope.report.dicom_process import DicomProcess
+from noduscope.report.handback import check_extras
 from noduscope.report.write import check_replaceable, write_result
 from noduscope.settings import Settings
 
@@ -63,15 +64,13 @@ def detect_one(path: Path, out: Path, options: DetectOptions) -> ScanResult:
     """
     check_replaceable(out)
     check_extras(options.extras)
-    with ThreadPoolExecutor(1) as pool:
+    with DicomProcess() as aside, ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load_models, options.model)  # compiles while the scan is read
         start = time.perf_counter()
         scan = read_scan(path, series_uid=options.series_uid)
         read = time.perf_counter() - start
-        models = loading.result()
-        pool.submit(preload, scan)  # while the network runs
-        result = with_timing(predict(scan, models, options.settings, options.patient), read=read)
-    write_result(result, out, options.settings, options.extras)
+        result = with_timing(predict(scan, loading.result(), options.settings, options.patient), read=read)
+        write_result(result, out, options.settings, options.extras, aside.files)
     return result
 
 

@@ -2,7 +2,7 @@
 
 Five kinds of crop, in the shares of `SHARES`, those for which there is a source:
 
-``implant``  a piece of a whole scan with one to three nodules set into it.
+``implant``  a piece of a whole scan with two to five nodules set into it.
 ``host``     a piece of a whole scan as it is, half of the time around a hard negative or a known lesion.
 ``phantom``  a piece of a synthetic chest, mostly around one of its nodules.
 ``stack``    the slices of a real LIDC nodule in their own surroundings. Nothing is known above and
@@ -30,8 +30,10 @@ from noduscope.data.implant import implant, random_kind, random_place, varied
 from noduscope.preprocess import clip_normalise
 from noduscope.settings import Settings
 
-SHARES = {"implant": 0.4, "host": 0.2, "phantom": 0.15, "stack": 0.15, "slab": 0.1}
+SHARES = {"implant": 0.4, "host": 0.2, "phantom": 0.05, "stack": 0.22, "slab": 0.13}
 _AIR = -1000.0
+_TIPPED = 0.2
+"""Share of the pieces of scans that are laid on another side."""
 _RARE = {"part-solid": 3.0, "ground-glass": 3.0}
 """How many times more often than solid ones."""
 _MASS_MM = 35.0
@@ -103,7 +105,7 @@ class CropMaker:
 
     def _implant(self, rng: np.random.Generator) -> Sample:
         crop, lung, lesions = self._piece(rng, self._scans, special=0.0)
-        for _ in range(int(rng.integers(1, 4))):
+        for _ in range(int(rng.integers(2, 6))):
             self._add(rng, crop, lung, lesions)
         return Sample(crop, lesions, (0, self.size))
 
@@ -140,6 +142,8 @@ class CropMaker:
             z, y, x = view.to_crop(np.asarray([known.centre_zyx]))[0]
             if max(abs(v - self.size / 2) for v in (z, y, x)) < self.size / 2 + known.diameter_mm * zoom / 2:
                 lesions.append(Lesion((z, y, x), known.diameter_mm * zoom, known.counts))
+        if rng.random() < _TIPPED:
+            crop, lung, lesions = _tipped(crop, lung, lesions)
         return _mirrored(rng, crop, lung, lesions)
 
     def _add(self, rng: np.random.Generator, crop: Crop, lung: NDArray[np.bool_], lesions: list[Lesion]) -> None:
@@ -226,6 +230,12 @@ def stack_sample(rng: np.random.Generator, stack: NoduleStack, size: int, spacin
     diameter = (6 * inside.sum() * dz * dy * dy / np.pi) ** (1 / 3)
     lesion = Lesion((float(z_in + low), float(y), float(x)), float(diameter) * zoom)
     return Sample(crop, [lesion], (low, low + depth))
+
+
+def _tipped(crop: Crop, lung: NDArray[np.bool_], lesions: list[Lesion]) -> tuple[Crop, NDArray[np.bool_], list[Lesion]]:
+    """The axes in another order, so that the few vessels there are run in more directions."""
+    moved = [Lesion((x, z, y), k.diameter_mm, k.counts) for k in lesions for z, y, x in [k.centre_zyx]]
+    return crop.transpose(2, 0, 1), lung.transpose(2, 0, 1), moved
 
 
 def _mirrored(

@@ -26,10 +26,16 @@ _TISSUE_HU = -400.0
 _VESSEL_HU = -300.0
 _LUNG_HU = -850.0
 _LEAST_SEEN_HU = 60.0
+_FADED = 0.12
+"""Share of the nodules that `varied` makes ground-glass of: real ones are too few to learn from."""
+_FADED_TO = (0.25, 0.55)
+"""What is left of such a nodule's density above the lung's."""
 
 
 def varied(rng: np.random.Generator, patch: NodulePatch) -> NodulePatch:
-    """The patch mirrored, turned by quarter turns in the plane and scaled by 0.8 to 1.25."""
+    """The patch mirrored, turned by quarter turns in the plane and scaled by 0.8 to 1.25; now and then faded."""
+    if rng.random() < _FADED:
+        patch = faded(patch, rng.uniform(*_FADED_TO))
     hu, alpha = patch.hu, patch.alpha
     for axis in range(3):
         if rng.random() < 0.5:
@@ -40,6 +46,12 @@ def varied(rng: np.random.Generator, patch: NodulePatch) -> NodulePatch:
     shape = tuple(max(2, round(n * scale)) for n in hu.shape)
     hu, alpha = (resize_linear(np.ascontiguousarray(a), shape) for a in (hu, alpha))
     return replace(patch, hu=hu, alpha=alpha, centre_zyx=_centre(alpha), diameter_mm=patch.diameter_mm * scale)
+
+
+def faded(patch: NodulePatch, share: float) -> NodulePatch:
+    """The nodule as ground-glass: `share` of its density above aerated lung."""
+    lung = np.float32(_LUNG_HU)
+    return replace(patch, hu=lung + (patch.hu - lung) * np.float32(share), type="ground-glass")
 
 
 def _centre(alpha: NDArray[np.float32]) -> tuple[float, float, float]:

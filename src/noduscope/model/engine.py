@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +22,22 @@ if TYPE_CHECKING:
 _NOTHING = -20.0  # logit where the network did not look
 
 
+def _runtime() -> ModuleType:
+    """OpenVINO, loaded when first asked for, so that `detect` can do so in a thread while it reads the scan.
+
+    Its package takes in the converter of other frameworks' models, which is nine tenths of the loading and
+    never used here; the package goes without where that cannot be imported.
+    """
+    converter = "openvino.tools.ovc"
+    if "openvino" not in sys.modules:
+        sys.modules[converter] = None  # type: ignore[assignment]  # how Python marks what cannot be imported
+        try:
+            importlib.import_module("openvino")
+        finally:
+            del sys.modules[converter]
+    return importlib.import_module("openvino")
+
+
 class Engine:
     """A compiled network.
 
@@ -29,10 +48,7 @@ class Engine:
     """
 
     def __init__(self, model: Path | ov.Model, threads: int = 0) -> None:
-        # loaded here, so that `detect` can do so in a thread while it reads the scan
-        import openvino as ov  # noqa: PLC0415
-
-        core = ov.Core()
+        core = _runtime().Core()
         read = core.read_model(model) if isinstance(model, Path) else model
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if threads:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from noduscope.heads import NODULE, Logits
@@ -17,6 +17,9 @@ from noduscope.model.engine import Engine
 from noduscope.scan import HuVolume, Triple
 from noduscope.settings import GraderSettings
 from noduscope.views import Planes, axial_view, encode, view_of
+
+if TYPE_CHECKING:
+    import openvino as ov
 
 _BATCH = 32
 _PLANES = 5

@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from noduscope.findings import ScanResult
 from noduscope.scan import ScanWarning
@@ -30,6 +30,24 @@ class DicomFiles:
 
     files: Mapping[str, bytes] = field(default_factory=dict)
     warnings: tuple[ScanWarning, ...] = ()
+
+
+class MakeDicom(Protocol):
+    """`dicom_files`, or what does the same elsewhere."""
+
+    def __call__(self, result: ScanResult, *, cad: bool = False) -> DicomFiles:
+        """The DICOM objects of a result."""
+
+
+def load() -> None:
+    """Load all that making the objects needs, beforehand."""
+    from highdicom._standard_utils import get_module_attribute_map  # noqa: PLC0415
+
+    import noduscope.report.dicom_seg  # noqa: PLC0415
+    import noduscope.report.dicom_sr  # noqa: F401, PLC0415
+
+    # the standard's tables, 22 MB of JSON, which highdicom reads and keeps when it makes its first object
+    get_module_attribute_map()
 
 
 def dicom_files(result: ScanResult, *, cad: bool = False) -> DicomFiles:

@@ -9,9 +9,9 @@ from pathlib import Path
 from noduscope.errors import SettingsError
 from noduscope.findings import ScanResult
 from noduscope.report import exchange
-from noduscope.report.dicom import dicom_files
+from noduscope.report.dicom import MakeDicom, dicom_files
 from noduscope.report.masks import write_labels
-from noduscope.scan import Scan, ScanWarning
+from noduscope.scan import ScanWarning
 
 CAD_SR, PDF_EXTRA = "cad-sr", "pdf"
 EXTRAS = (CAD_SR, *exchange.KINDS, PDF_EXTRA)
@@ -39,24 +39,15 @@ def check_extras(extras: Collection[str]) -> None:
         raise SettingsError(f"unknown result form {', '.join(unknown)}; known: {', '.join(EXTRAS)}")
 
 
-def preload(scan: Scan) -> None:
-    """Load what writing DICOM objects needs, where the scan will have them: most of a second that can run beside."""
-    if scan.source.reader == "dicom":
-        from highdicom._standard_utils import get_module_attribute_map  # noqa: PLC0415
-
-        import noduscope.report.dicom_seg  # noqa: PLC0415
-        import noduscope.report.dicom_sr  # noqa: F401, PLC0415
-
-        # the standard's tables, 22 MB of JSON, which highdicom reads and keeps when it makes its first object
-        get_module_attribute_map()
-
-
-def hand_back(result: ScanResult, folder: Path, extras: Collection[str] = ()) -> HandedBack:
+def hand_back(
+    result: ScanResult, folder: Path, extras: Collection[str] = (), make: MakeDicom = dicom_files
+) -> HandedBack:
     """Write what a result is handed on as.
 
     Parameters
     ----------
     extras : of `EXTRAS`.
+    make : what makes the DICOM objects: `dicom_files`, or another process that does.
 
     Notes
     -----
@@ -64,7 +55,7 @@ def hand_back(result: ScanResult, folder: Path, extras: Collection[str] = ()) ->
     segmentation, and a warning that says why.
     """
     check_extras(extras)
-    made = dicom_files(result, cad=CAD_SR in extras)
+    made = make(result, cad=CAD_SR in extras)
     files = dict(made.files)
     files |= exchange.exchange_files(result, [e for e in extras if e in exchange.KINDS])
     for name, data in files.items():

@@ -13,6 +13,7 @@ from pathlib import Path
 from noduscope.errors import InputRefused
 from noduscope.findings import ScanResult
 from noduscope.preprocess import in_threads
+from noduscope.report.dicom import MakeDicom, dicom_files
 from noduscope.report.figures import Panel, finding_panels, key_image, projection_panels
 from noduscope.report.handback import PDF_EXTRA, check_extras, hand_back
 from noduscope.report.page import Pictures, render_page
@@ -36,7 +37,11 @@ _OWN_NAMES = {"findings.json", "findings.csv", "candidates.csv", "nodules.mrk.js
 
 
 def write_result(
-    result: ScanResult, out: Path, settings: Settings | None = None, extras: Collection[str] = ()
+    result: ScanResult,
+    out: Path,
+    settings: Settings | None = None,
+    extras: Collection[str] = (),
+    make_dicom: MakeDicom = dicom_files,
 ) -> tuple[Path, ...]:
     """Write all files of a result into a folder, complete or not at all (see `write_folder`).
 
@@ -44,6 +49,7 @@ def write_result(
     ----------
     settings : the run's settings, kept in ``run.json``.
     extras : forms of the result written only when asked for, of `noduscope.report.handback.EXTRAS`.
+    make_dicom : see `hand_back`.
 
     Returns
     -------
@@ -57,7 +63,7 @@ def write_result(
         For an unknown extra, or one whose packages are not installed.
     """
     check_extras(extras)
-    return write_folder(out, lambda part: _fill(result, part, settings, extras))
+    return write_folder(out, lambda part: _fill(result, part, settings, (extras, make_dicom)))
 
 
 def write_folder(out: Path, fill: Callable[[Path], Sequence[str]]) -> tuple[Path, ...]:
@@ -131,12 +137,14 @@ def _written_before(out: Path, held: set[str]) -> set[str]:
     return _OWN_NAMES | {str(name) for name in files} if isinstance(files, list) else _OWN_NAMES
 
 
-def _fill(result: ScanResult, folder: Path, settings: Settings | None, extras: Collection[str]) -> list[str]:
+def _fill(
+    result: ScanResult, folder: Path, settings: Settings | None, forms: tuple[Collection[str], MakeDicom]
+) -> list[str]:
     """Write every file; the names, sorted."""
+    extras, make_dicom = forms
     with ThreadPoolExecutor(1) as pool:
-        # OpenCV draws without the interpreter lock, which building DICOM objects holds all the time
         drawing = pool.submit(_draw, result, settings)
-        handed = hand_back(result, folder, extras)
+        handed = hand_back(result, folder, extras, make_dicom)
         pictures, keys = drawing.result()
     browser = find_browser() if PDF_EXTRA in extras else None
     missing = (_NO_BROWSER,) if PDF_EXTRA in extras and browser is None else ()
