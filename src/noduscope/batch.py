@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from noduscope.findings import NOT_A_MEDICAL_DEVICE, ScanResult
 from noduscope.guidelines import PatientFacts
 from noduscope.io.read import read_scan
 from noduscope.predict import Models, load_models, predict, with_timing
+from noduscope.processes import over_processes, own_threads
 from noduscope.report.dicom_process import DicomProcess
 from noduscope.report.handback import check_extras
 from noduscope.report.write import check_replaceable, write_result
@@ -84,7 +84,7 @@ def detect_many(paths: Sequence[Path], out: Path, options: DetectOptions) -> Ite
     out.mkdir(parents=True, exist_ok=True)
     jobs = [(p, out, options) for p in paths]
     outcomes: list[Outcome] = []
-    for made in _outcomes(jobs, options.workers):
+    for made in over_processes(_job, jobs, options.workers):
         clash = next((o for o in outcomes if o.folder and o.folder == made.folder), None)
         outcomes.append(made if clash is None else _repeated(made, clash))
         yield outcomes[-1]
@@ -142,38 +142,7 @@ def joint_csv(files: Iterable[Path]) -> str:
     return made.getvalue()
 
 
-def _outcomes(jobs: Sequence[tuple[Path, Path, DetectOptions]], workers: int) -> Iterator[Outcome]:
-    """Outcomes as they come: here, or over processes that share the processor's cores."""
-    if workers <= 1 or len(jobs) == 1:
-        yield from map(_job, jobs)
-        return
-    # a single scan needs no processes: 25 ms less to load
-    from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
-    from multiprocessing import get_context  # noqa: PLC0415
-
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker, initargs=(threads,))
-    with pool:
-        waiting: list[Future[Outcome]] = [pool.submit(_job, job) for job in jobs]
-        try:
-            for future in as_completed(waiting):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-_THREADS = 0
 _MODELS: dict[str, Models] = {}
-
-
-def _start_worker(threads: int) -> None:
-    """Give this process its share of the cores."""
-    global _THREADS  # noqa: PLW0603  (a worker process has one share, set once when it starts)
-    _THREADS = threads
-    import cv2  # noqa: PLC0415
-
-    cv2.setNumThreads(threads)
 
 
 def _job(job: tuple[Path, Path, DetectOptions]) -> Outcome:
@@ -181,10 +150,10 @@ def _job(job: tuple[Path, Path, DetectOptions]) -> Outcome:
     path, out, options = job
     start = time.perf_counter()
     try:
-        scan = read_scan(path, series_uid=options.series_uid, workers=_THREADS or 2)
+        scan = read_scan(path, series_uid=options.series_uid, workers=own_threads() or 2)
         read = time.perf_counter() - start
         if options.model not in _MODELS:
-            _MODELS[options.model] = load_models(options.model, _THREADS)
+            _MODELS[options.model] = load_models(options.model, own_threads())
         uid = scan.source.series_uid
         folder = out / (uid if uid.strip(".") else path.stem)
         result = with_timing(predict(scan, _MODELS[options.model], options.settings, options.patient), read=read)

@@ -12,12 +12,9 @@
 from __future__ import annotations
 
 import csv
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from noduscope.data.cached import SCANS
 from noduscope.data.luna16 import ANNOTATIONS, EXCLUDED, DataTree, TreeScan, read_annotations
 from noduscope.errors import InputRefused, NoduscopeError
 from noduscope.files import csv_bytes, replace_files
+from noduscope.processes import over_processes
 from noduscope.settings import Settings
 
 
@@ -58,8 +56,9 @@ def prepare_tree(tree: DataTree, cache: Path, settings: Settings, workers: int =
     """
     scans = usable_scans(tree)
     folder = prepared_folder(cache, settings)
+    jobs = [(s, folder / s.series_uid, settings) for s in scans]
     done = []
-    for outcome in _outcomes([(s, folder / s.series_uid, settings) for s in scans], workers):
+    for outcome in over_processes(_prepare, jobs, workers):
         if not outcome.error:
             done.append(outcome.scan)
         yield outcome
@@ -87,27 +86,6 @@ def usable_scans(tree: DataTree) -> list[TreeScan]:
 
 
 Job = tuple[TreeScan, Path, Settings]
-
-
-def _outcomes(jobs: list[Job], workers: int) -> Iterator[Prepared]:
-    if workers <= 1 or len(jobs) <= 1:
-        yield from map(_prepare, jobs)
-        return
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_share_cores, initargs=(threads,)) as pool:
-        waiting = [pool.submit(_prepare, job) for job in jobs]
-        try:
-            for future in as_completed(waiting):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _share_cores(threads: int) -> None:
-    import cv2  # noqa: PLC0415
-
-    cv2.setNumThreads(threads)
 
 
 def _prepare(job: Job) -> Prepared:
