@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noduscope.augment import View, cut, degrade, noise_bank, random_view, thick_slices
+from noduscope.augment import View, cut, degrade, enhanced, noise_bank, random_view, thick_slices
 from noduscope.boxes import Lesion
 
 AIR = -1000.0
@@ -86,13 +86,18 @@ def test_random_views_keep_to_their_range():
 
 
 def test_degraded_tissue_keeps_its_place_on_the_grey_scale():
-    """Contrast between lung and nodule survives any draw: a nodule never becomes lung."""
+    """Contrast between lung and nodule survives any draw: a nodule never becomes lung; an agent makes it denser."""
     volume = ball((32, 32, 32), (16, 16, 16), 9.0).astype(np.float32)
     bank = noise_bank(np.random.default_rng(1), 40)
     for seed in range(30):
         crop = degrade(np.random.default_rng(seed), volume.copy(), bank)
-        assert crop[12:20, 12:20, 12:20].mean() == pytest.approx(0.0, abs=120)
+        assert -120 < crop[12:20, 12:20, 12:20].mean() < 120 + 180 * 1.07
         assert crop[:4, :4, :4].mean() == pytest.approx(AIR, abs=120)
+
+
+def test_a_contrast_agent_stays_out_of_air_and_adds_in_proportion_to_tissue():
+    crop = np.array([[[-1000.0, -850.0, -405.0, 40.0, 700.0]]], np.float32)
+    assert enhanced(crop, 100.0).ravel().tolist() == pytest.approx([-1000.0, -850.0, -355.0, 140.0, 800.0])
 
 
 def test_degrading_leaves_its_input_alone():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from noduscope.boxes import Lesion, Marks
 from noduscope.data.crops import NodulePatch
 from noduscope.data.hosts import HostScan
-from noduscope.data.implant import PLACES, implant, random_kind, random_place, varied
+from noduscope.data.implant import PLACES, faded, implant, random_kind, random_place, varied
 from noduscope.data.validation import implanted_volumes, match
 from noduscope.scan import Geometry
 
@@ -49,6 +49,14 @@ def test_a_vessel_stays_denser_than_the_nodule():
     implant(crop, ball_patch(), (20.0, 24.0, 24.0))
     assert np.all(crop[:, 23:25, 23:25] == VESSEL)
     assert crop[20, 24, 26] == NODULE
+
+
+def test_a_faded_nodule_keeps_its_share_of_density_and_its_shape():
+    patch = ball_patch(hu=-50.0)
+    made = faded(patch, 0.25)
+    assert made.hu == pytest.approx(LUNG + 200.0)
+    assert made.type == "ground-glass"
+    assert (made.alpha is patch.alpha, made.diameter_mm, made.centre_zyx) == (True, 8.0, patch.centre_zyx)
 
 
 def test_ground_glass_never_dims_what_is_there():

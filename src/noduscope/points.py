@@ -18,6 +18,7 @@ from noduscope.files import replace_files
 from noduscope.findings import NOT_A_MEDICAL_DEVICE, ModelUsed, Nodule
 from noduscope.grading import Grader, load_grader
 from noduscope.io.read import read_scan
+from noduscope.predict import nodule_at, with_grade
 from noduscope.report.tables import GRADE_COLUMNS, csv_text, grade_cells, input_facts, json_text
 from noduscope.scan import Geometry, Scan, ScanWarning, Triple
 
@@ -177,21 +178,7 @@ def _answer(number: int, scan: Scan, position: Triple, grader: Grader) -> tuple[
         graded = grader.grade(scan, position, explain=False)
     except InputRefused as error:
         return None, str(error)
-    z, y, x = (float(v) for v in scan.geometry.to_index(position))
-    k = min(max(round(z), 0), scan.geometry.shape_zyx[0] - 1)
-    uids = scan.source.sop_instance_uids
-    nodule = Nodule(
-        id=number,
-        probability=graded.probability,
-        position_xyz_mm=position,
-        voxel_zyx=(z, y, x),
-        slice_number=k + 1,
-        sop_instance_uid=(uids[k] or None) if uids else None,
-        diameter_mm=graded.diameter_mm,
-        volume_mm3=graded.volume_mm3,
-        mask=graded.mask,
-        grade=graded.grade,
-    )
+    nodule = with_grade(nodule_at(number, scan, position, graded.probability), graded)
     return nodule, _remark(nodule, scan.geometry)
 
 

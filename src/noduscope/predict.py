@@ -20,7 +20,7 @@ from noduscope.model.bundle import Bundle, find_bundle, load_bundle
 from noduscope.model.engine import Engine, find_marks
 from noduscope.place import nodule_place
 from noduscope.region import LungRegion, lung_region
-from noduscope.scan import Scan
+from noduscope.scan import Scan, Triple
 from noduscope.settings import Settings
 
 
@@ -139,33 +139,35 @@ def _nodules(
     own_labels = labels if canonical is scan else lungs.on(canonical.geometry)
     made = []
     for number, candidate in enumerate(found, start=1):
-        nodule = _located(number, scan, lungs, candidate)
+        nodule = nodule_at(number, scan, candidate.position_xyz_mm, candidate.probability)
+        nodule = replace(nodule, side=_side(lungs, candidate))
         if grader:
-            nodule = _graded(nodule, grader.grade(scan, candidate.position_xyz_mm, candidate.diameter_mm))
+            nodule = with_grade(nodule, grader.grade(scan, candidate.position_xyz_mm, candidate.diameter_mm))
         if nodule.diameter_mm is None:
             nodule = _measured(nodule, scan, (canonical, own_labels), candidate)
         made.append(nodule)
     return tuple(made)
 
 
-def _located(number: int, scan: Scan, lungs: Lungs, found: Candidate) -> Nodule:
-    voxel = scan.geometry.to_index(found.position_xyz_mm)
-    slice_index = int(np.clip(round(voxel[0]), 0, scan.geometry.shape_zyx[0] - 1))
+def nodule_at(number: int, scan: Scan, position_xyz_mm: Triple, probability: float) -> Nodule:
+    """A nodule of which no more is known than where it lies."""
+    z, y, x = (float(v) for v in scan.geometry.to_index(position_xyz_mm))
+    plane = int(np.clip(round(z), 0, scan.geometry.shape_zyx[0] - 1))
     uids = scan.source.sop_instance_uids
     return Nodule(
         id=number,
-        probability=found.probability,
-        position_xyz_mm=found.position_xyz_mm,
-        voxel_zyx=(float(voxel[0]), float(voxel[1]), float(voxel[2])),
-        slice_number=slice_index + 1,
-        sop_instance_uid=(uids[slice_index] or None) if uids else None,
+        probability=probability,
+        position_xyz_mm=position_xyz_mm,
+        voxel_zyx=(z, y, x),
+        slice_number=plane + 1,
+        sop_instance_uid=(uids[plane] or None) if uids else None,
         diameter_mm=None,
         volume_mm3=None,
-        side=_side(lungs, found),
     )
 
 
-def _graded(nodule: Nodule, graded: Graded) -> Nodule:
+def with_grade(nodule: Nodule, graded: Graded) -> Nodule:
+    """The nodule with what the grader says of its place."""
     return replace(
         nodule,
         diameter_mm=graded.diameter_mm,
