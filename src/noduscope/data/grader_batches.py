@@ -20,7 +20,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from noduscope.augment import Crop, View, cut
+from noduscope.augment import Crop, View, cut, other_calibration, other_kernel
 from noduscope.boxes import Lesion
 from noduscope.data.crops import CONSENSUS, NodulePatch, NoduleStack
 from noduscope.data.hosts import HostScan
@@ -139,21 +139,11 @@ def nodule_sample(rng: np.random.Generator, nodule: LabelledNodule, settings: Gr
 
 def degraded(rng: np.random.Generator, planes: Planes) -> Planes:
     """The planes as another scanner would show them: kernel, dose, calibration."""
-    kernel = rng.random()
-    if kernel < 0.25:
-        sigma = rng.uniform(0.4, 1.0)
-        planes = np.stack([cv2.GaussianBlur(p, (0, 0), sigma) for p in planes])
-    elif kernel < 0.5:
-        amount = rng.uniform(0.2, 0.8)
-        planes = np.stack(
-            [cv2.addWeighted(p, 1 + amount, cv2.GaussianBlur(p, (0, 0), 1.0), -amount, 0) for p in planes]
-        )
+    planes = other_kernel(rng, planes, (0.4, 1.0), (0.2, 0.8))
     if rng.random() < 0.5:
         grain = cv2.GaussianBlur(rng.standard_normal(planes.shape[1:]).astype(np.float32), (0, 0), 0.7)
         planes = planes + grain * np.float32(rng.uniform(0, 60))
-    gain, shift = rng.uniform(0.95, 1.05), rng.uniform(-25, 25)
-    made: Planes = (planes + 850) * np.float32(gain) - np.float32(850 - shift)
-    return made
+    return other_calibration(rng, planes, 0.05)
 
 
 def subpixels(outline: NDArray[np.float32]) -> NDArray[np.float32]:
