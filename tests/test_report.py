@@ -157,7 +157,7 @@ def test_findings_start_with_the_columns_of_luna16(folder):
     assert [float(first[c]) for c in ("coordX", "coordY", "coordZ")] == list(LEFT_UPPER)
     assert float(first["probability"]) == 0.85
     # sphere of 10 mm: pi / 6 * 1000 = 523.6 mm³
-    assert (first["diameter_mm"], first["volume_mm3"], first["side"]) == ("10.0", "524", "left")
+    assert (first["diameter_mm"], first["volume_mm3"], first["side"], first["zone"]) == ("10.0", "524", "left", "upper")
     assert first["sop_instance_uid"] == f"1.9.{int(first['slice_number']) - 1}"
 
 
@@ -168,10 +168,12 @@ def test_candidates_hold_all_marks(result, folder):
 
 
 def test_what_was_not_measured_is_an_empty_cell(result, tmp_path):
-    bare = replace(result.nodules[0], diameter_mm=None, volume_mm3=None, mask=None, side=None, sop_instance_uid=None)
+    bare = replace(
+        result.nodules[0], diameter_mm=None, volume_mm3=None, mask=None, side=None, zone=None, sop_instance_uid=None
+    )
     write_result(replace(result, nodules=(bare,)), tmp_path / "out")
     row = rows(tmp_path / "out" / "findings.csv")[0]
-    assert {row[k] for k in ("diameter_mm", "volume_mm3", "side", "sop_instance_uid")} == {""}
+    assert {row[k] for k in ("diameter_mm", "volume_mm3", "side", "zone", "sop_instance_uid")} == {""}
     assert "Could not be outlined" in (tmp_path / "out" / "report.html").read_text()
 
 

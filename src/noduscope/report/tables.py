@@ -34,6 +34,7 @@ FINDING_COLUMNS = (
     "volume_high_mm3",
     *GRADE_COLUMNS,
     "side",
+    "zone",
     "slice_number",
     "sop_instance_uid",
     "nodule_id",
@@ -151,7 +152,13 @@ def _finding_row(uid: str, nodule: Nodule) -> list[str]:
     d, v = nodule.diameter_mm, nodule.volume_mm3
     size = [f"{x:.1f}" for x in (d.mean, d.low, d.high, d.long, d.short)] if d else [""] * 5
     volume = [f"{x:.0f}" for x in (v.value, v.low, v.high)] if v else [""] * 3
-    place = [nodule.side or "", str(nodule.slice_number), nodule.sop_instance_uid or "", str(nodule.id)]
+    place = [
+        nodule.side or "",
+        nodule.zone or "",
+        str(nodule.slice_number),
+        nodule.sop_instance_uid or "",
+        str(nodule.id),
+    ]
     return [*_luna_cells(uid, nodule), *size, *volume, *grade_cells(nodule.grade), *place]
 
 
