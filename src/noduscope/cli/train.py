@@ -12,6 +12,11 @@ from noduscope.cli.shared import Out, SettingsFile, group, need_keras, with_step
 
 app = group("Train a network to a model bundle (needs the [train] extra).")
 
+Data = Annotated[Path, typer.Option("--data", help="Folder with scans/ and lidc_nodules/.")]
+Cache = Annotated[Path, typer.Option("--cache", help="Where prepared scans are kept.")]
+Run = Annotated[Path, typer.Argument(help="Folder of a training run.")]
+Version = Annotated[str, typer.Option("--version", help="Version of the bundle.")]
+
 
 @app.command("detector")
 def train_detector(
@@ -28,7 +33,7 @@ def train_detector(
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps in all.")] = None,
     settings: SettingsFile = None,
     start: Annotated[Path | None, typer.Option("--start", help="Weights to begin with, for fine-tuning.")] = None,
-    version: Annotated[str, typer.Option("--version", help="Version of the bundle.")] = "0.0",
+    version: Version = "0.0",
 ) -> None:
     """Train a detector, calibrate it on the validation scans, write it as a bundle with its card."""
     from noduscope.data.cached import is_cache, with_fold
@@ -64,10 +69,10 @@ def train_average(
 
 @app.command("bundle")
 def train_bundle(
-    run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
-    folder: Annotated[Path, typer.Option("--data", help="Folder with scans/ and lidc_nodules/.")],
-    cache: Annotated[Path, typer.Option("--cache", help="Where prepared scans are kept.")],
-    version: Annotated[str, typer.Option("--version", help="Version of the bundle.")] = "0.0",
+    run: Run,
+    folder: Data,
+    cache: Cache,
+    version: Version = "0.0",
 ) -> None:
     """Calibrate and measure a run's weights and write them as a bundle with its card."""
     need_keras()
@@ -79,11 +84,11 @@ def train_bundle(
 
 @app.command("hard-negatives")
 def train_hard_negatives(
-    run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
-    folder: Annotated[Path, typer.Option("--data", help="Folder with scans/ and lidc_nodules/.")],
-    cache: Annotated[Path, typer.Option("--cache", help="Where prepared scans are kept; the list goes there.")],
+    run: Run,
+    folder: Data,
+    cache: Cache,
 ) -> None:
-    """List where a trained detector is wrong in the training scans; the next run samples these places more."""
+    """List where a trained detector is wrong in the training scans, in the cache; the next run samples these more."""
     need_keras()
     from noduscope.mining import mine_hard_negatives
 
@@ -92,14 +97,14 @@ def train_hard_negatives(
 
 @app.command("grader")
 def train_grader(
-    folder: Annotated[Path, typer.Option("--data", help="Folder with scans/ and lidc_nodules/.")],
+    folder: Data,
     out: Out,
-    cache: Annotated[Path, typer.Option("--cache", help="Where prepared scans are kept.")],
+    cache: Cache,
     crossval: Annotated[
         Path, typer.Option("--crossval", help="Folder of `crossval grader`: calibration and the card's figures.")
     ],
     settings: SettingsFile = None,
-    version: Annotated[str, typer.Option("--version", help="Version of the bundle.")] = "0.0",
+    version: Version = "0.0",
 ) -> None:
     """Train the grader beside the installed detector and write it as a bundle with its card."""
     from noduscope.settings import load_settings
