@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noduscope.boxes import CHANNELS, HEAT, STRIDE
-from noduscope.model.engine import _NOTHING, heat_volume
+from noduscope.boxes import CHANNELS, HEAT, SIZE, STRIDE, Marks, strongest
+from noduscope.model.engine import _NOTHING, MASS_MM, find_marks, heat_volume
 from noduscope.patches import ALIGN, lung_tiles, read_tile
-from noduscope.settings import PreprocessSettings
+from noduscope.settings import DetectSettings, PreprocessSettings
 
 SHAPES = st.tuples(*(st.integers(9, 60) for _ in range(3)))
 
@@ -119,3 +119,64 @@ def test_both_lungs_are_one_block_where_it_fits_the_memory():
     lungs = np.zeros((48, 48, 96), np.uint8)
     lungs[8:40, 8:40, 8:36], lungs[8:40, 8:40, 60:88] = 1, 2
     assert [t.core for t in lung_tiles(lungs)] == [(slice(0, 48), slice(0, 48), slice(0, 96))]
+
+
+LARGEST_SEEN = 30
+"""Voxels: the widest ball that `short_sighted` takes for a nodule."""
+
+
+def short_sighted(batch: np.ndarray) -> list[np.ndarray]:
+    """A network that marks the one bright ball of a block, with its size, unless it is too wide."""
+    bright = np.argwhere(batch[0, ..., 0] > 0.5)
+    cells = np.full((1, *(n // STRIDE for n in batch.shape[1:4]), CHANNELS), 0.0, np.float32)
+    cells[..., HEAT] = -9.0
+    diameter = (6 * len(bright) / np.pi) ** (1 / 3)
+    if 0 < diameter <= LARGEST_SEEN:
+        at = tuple(int(c) // STRIDE for c in np.rint(bright.mean(axis=0)))
+        cells[(0, *at)][HEAT] = 2.0
+        cells[(0, *at)][SIZE] = np.log(diameter / 10)
+    return [cells]
+
+
+@pytest.mark.parametrize(("diameter", "found"), [(12, 12), (28, 28), (44, 44), (58, 58), (70, None)])
+def test_what_is_too_large_to_be_seen_is_found_at_half_size(diameter: int, found: int | None):
+    centre, shape = (45, 50, 52), (96, 97, 99)
+    away = np.sqrt(sum((g - c) ** 2 for g, c in zip(np.ogrid[tuple(slice(n) for n in shape)], centre, strict=True)))
+    hu = np.where(away < diameter / 2, 100, -850).astype(np.int16)
+    marks = find_marks(short_sighted, hu, np.ones(shape, np.uint8), PreprocessSettings(), DetectSettings())
+    if found is None:
+        assert len(marks) == 0
+        return
+    assert len(marks) == 1  # at most one of the two searches' marks stays
+    assert np.linalg.norm(marks.centre_zyx[0] - centre) < 2 * STRIDE
+    assert marks.diameter_mm[0] == pytest.approx(found, rel=0.06)
+
+
+def test_small_things_are_not_sought_at_half_size():
+    """At half size a vessel looks like a nodule: only what is then large enough counts."""
+    shape = (64, 64, 64)
+    hu = np.full(shape, -850, np.int16)
+    hu[20:36, 20:36, 20:36] = 100  # 20 mm wide, less than MASS_MM
+    asked = []
+
+    def deaf_at_full_size(batch: np.ndarray) -> list[np.ndarray]:
+        asked.append(batch.shape)
+        cells = short_sighted(batch)
+        if len(asked) == 1:
+            cells[0][..., HEAT] = -9.0
+        return cells
+
+    marks = find_marks(deaf_at_full_size, hu, np.ones(shape, np.uint8), PreprocessSettings(), DetectSettings())
+    assert len(asked) == 2
+    assert len(marks) == 0
+    assert MASS_MM > 20
+
+
+def test_of_two_searches_the_stronger_mark_stays():
+    near = np.array([[10.0, 10, 10], [40, 40, 40]], np.float32)
+    fine = Marks(near, np.array([1.0, -1.0], np.float32), np.array([6.0, 6.0], np.float32))
+    coarse = Marks(near + 3, np.array([0.5, 0.5], np.float32), np.array([30.0, 30.0], np.float32))
+    kept = strongest((fine, coarse), 1.0, 6.0, 10)
+    assert kept.score.tolist() == [1.0, 0.5]
+    assert kept.diameter_mm.tolist() == [6.0, 30.0]
+    assert len(strongest((fine, coarse), 1.0, 6.0, 1)) == 1

@@ -13,6 +13,7 @@ from noduscope.preprocess import (
     box_around,
     clear_view,
     clip_normalise,
+    half_size,
     in_threads,
     labels_on,
     resample,
@@ -328,3 +329,13 @@ def test_a_failure_in_a_thread_comes_out():
 
     with pytest.raises(InputRefused, match="five"):
         in_threads(work, 9)
+
+
+@settings(max_examples=30)
+@given(st.tuples(*[st.integers(2, 9)] * 3), st.integers(0, 2), st.integers(-40, 40))
+def test_half_size_keeps_places_and_values(shape, axis, slope):
+    """A ramp along any axis: voxel i of the half lies at 2 i + 0.5 of the whole."""
+    index = np.indices(shape)[axis]
+    made = half_size((10 * slope * index).astype(np.int16))
+    assert made.shape == tuple(n // 2 for n in shape)
+    assert np.array_equal(made, np.rint(10 * slope * (2 * np.indices(made.shape)[axis] + 0.5)))

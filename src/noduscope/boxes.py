@@ -12,7 +12,7 @@ The heatmap with a Gaussian around each centre and the size regressed at it foll
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,6 +141,12 @@ def decode(
     diameter = _NORMAL_MM * np.exp(np.clip(rows[:, SIZE], -1.6, 2.5))
     marks = Marks(centre.astype(np.float32), rows[:, HEAT], diameter.astype(np.float32))
     return suppress(marks, spacing_mm, separation_mm, most)
+
+
+def strongest(parts: Sequence[Marks], spacing_mm: float, separation_mm: float, most: int) -> Marks:
+    """Several searches' marks on one grid as those of one, strongest first; see `suppress`."""
+    together = Marks(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Marks)))
+    return suppress(together.take(np.argsort(-together.score, kind="stable")), spacing_mm, separation_mm, most)
 
 
 def suppress(marks: Marks, spacing_mm: float, separation_mm: float, most: int) -> Marks:

@@ -132,7 +132,7 @@ def score_side(
     search, own = Engine(detector.network), detector.settings.preprocess
     marks = tuple(find_marks(search, v.hu, v.lungs, own, settings.detect) for v in volumes)
     logits = tuple(
-        engine.nodule_logits(v.hu, v.geometry.spacing_zyx_mm, m.centre_zyx).astype(np.float64)
+        engine.mark_logits(v.hu, v.geometry.spacing_zyx_mm, m).astype(np.float64)
         for v, m in zip(volumes, marks, strict=True)
     )
     return Scored(volumes, marks, logits)

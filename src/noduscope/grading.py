@@ -103,9 +103,7 @@ class Grader:
         """
         strongest = np.argsort(-marks.score, kind="stable")[:_MOST_GRADED]
         said = np.full(len(marks), np.nan)
-        said[strongest] = self.engine.nodule_logits(
-            region.hu, region.geometry.spacing_zyx_mm, marks.centre_zyx[strongest]
-        )
+        said[strongest] = self.engine.mark_logits(region.hu, region.geometry.spacing_zyx_mm, marks.take(strongest))
         logits = self._combination.logits(marks.score, said)
         return np.asarray(1 / (1 + np.exp(-logits)))
 

@@ -216,6 +216,20 @@ def _halved(plane: NDArray[np.int16], size: tuple[int, int]) -> NDArray[np.int16
     return np.asarray(cv2.resize(plane, size), np.int16)
 
 
+def half_size(hu: HuVolume) -> HuVolume:
+    """The mean of each 2 × 2 × 2 voxels; what is odd at the ends is cut off. Voxel `i` lies at ``2 * i + 0.5``."""
+    z, y, x = (n // 2 for n in hu.shape)
+    made = np.empty((z, y, x), np.int16)
+
+    def fill(k: int) -> None:
+        below, above = (hu[2 * k + i, : 2 * y, : 2 * x].astype(np.float32) for i in (0, 1))
+        plane = cv2.resize(cv2.addWeighted(below, 0.5, above, 0.5, 0.0), (x, y), interpolation=cv2.INTER_AREA)
+        made[k] = np.rint(plane)
+
+    in_threads(fill, z)
+    return made
+
+
 def _stretched(
     labels: NDArray[np.uint8], scale: NDArray[np.float64], shift: NDArray[np.float64], shape: tuple[int, int, int]
 ) -> NDArray[np.uint8]:

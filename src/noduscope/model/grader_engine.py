@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from noduscope.boxes import Marks
 from noduscope.heads import NODULE, Logits
-from noduscope.model.engine import Engine
+from noduscope.model.engine import MASS_MM, Engine
+from noduscope.preprocess import half_size
 from noduscope.scan import HuVolume, Triple
 from noduscope.settings import GraderSettings
 from noduscope.views import Planes, axial_view, encode, view_of
@@ -82,6 +84,15 @@ class GraderEngine:
         if not views:
             return np.zeros(0, np.float32)
         made: Logits = self.run(views)[0][:, NODULE].reshape(-1, 3).mean(axis=1)
+        return made
+
+    def mark_logits(self, hu: HuVolume, spacing_zyx_mm: Triple, marks: Marks) -> Logits:
+        """Nodule or not, of the detector's marks in a volume, ``(n,)``; masses are looked at in half size."""
+        large = marks.diameter_mm >= MASS_MM
+        made = np.zeros(len(marks), np.float32)
+        made[~large] = self.nodule_logits(hu, spacing_zyx_mm, marks.centre_zyx[~large])
+        if large.any():
+            made[large] = self.nodule_logits(half_size(hu), spacing_zyx_mm, (marks.centre_zyx[large] - 0.5) / 2)
         return made
 
     def judged(self, planes: Sequence[Planes]) -> Logits:
