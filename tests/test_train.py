@@ -147,7 +147,8 @@ def test_lesions_of_a_crop_lie_on_tissue_and_unknown_slices_carry_no_weight(both
             place = np.rint(lesion.centre_zyx).astype(int)
             if low <= place[0] < high and place.min() >= 1 and place.max() <= 30:
                 box = tuple(slice(p - 1, p + 2) for p in place)
-                assert sample.crop[box].max() > -300
+                # an implant may have been faded to ground-glass: denser than the lung all the same
+                assert sample.crop[box].max() > (-700 if kind in ("implant", "slab") else -300)
                 seen += 1
     assert seen > 3
 
