@@ -27,7 +27,7 @@ _NOTHING = -20.0  # logit where the network did not look
 def _runtime() -> ModuleType:
     """OpenVINO, loaded when first asked for, so that `detect` can do so in a thread while it reads the scan.
 
-    Its package takes in the converter of other frameworks' models, which is nine tenths of the loading and
+    Its package takes in the converter of other frameworks' models, which is two thirds of the loading and
     never used here; the package goes without where that cannot be imported.
     """
     converter = "openvino.tools.ovc"
@@ -94,25 +94,19 @@ def find_marks(
     hu : int16 (z, y, x) on the network's grid.
     lungs : uint8 (z, y, x); marks further than 4 voxels from them are dropped.
     """
-    marks = _marks(engine, hu, lungs, preprocess, settings)
-    half = tuple(n // 2 * 2 for n in hu.shape)
-    coarse = _marks(engine, half_size(hu), lungs[: half[0] : 2, : half[1] : 2, : half[2] : 2], preprocess, settings)
+
+    def search(hu: NDArray[np.int16], lungs: NDArray[np.uint8]) -> Marks:
+        output = heat_volume(engine, hu, lungs, preprocess)
+        found = decode(output, preprocess.spacing_mm, (-4.0, settings.max_candidates, settings.min_separation_mm))
+        return found.take(np.flatnonzero(near_lungs(found, lungs)))
+
+    marks = search(hu, lungs)
+    half = half_size(hu)
+    z, y, x = half.shape
+    coarse = search(half, lungs[::2, ::2, ::2][:z, :y, :x])
     large = coarse.take(np.flatnonzero(2 * coarse.diameter_mm >= MASS_MM))
     masses = Marks(2 * large.centre_zyx + np.float32(0.5), large.score, 2 * large.diameter_mm)
     return strongest((marks, masses), preprocess.spacing_mm, settings.min_separation_mm, settings.max_candidates)
-
-
-def _marks(
-    engine: Engine,
-    hu: NDArray[np.int16],
-    lungs: NDArray[np.uint8],
-    preprocess: PreprocessSettings,
-    settings: DetectSettings,
-) -> Marks:
-    """The marks at one size."""
-    output = heat_volume(engine, hu, lungs, preprocess)
-    marks = decode(output, preprocess.spacing_mm, (-4.0, settings.max_candidates, settings.min_separation_mm))
-    return marks.take(np.flatnonzero(near_lungs(marks, lungs)))
 
 
 def near_lungs(marks: Marks, lungs: NDArray[np.uint8], margin: int = 4) -> NDArray[np.bool_]:
