@@ -43,6 +43,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict:
     bundle, out = folder / "detector-0.0", folder / "result.json"
     subprocess.run([sys.executable, "-c", MAKE_BUNDLE, bundle, json.dumps(SETTINGS)], check=True, cwd=ROOT)
     command = [sys.executable, "-m", "bench", "--quick", "--model", str(bundle), "--out", str(out)]
+    command += ["--monai", "/bin/true"]  # a stand-in for the other software's interpreter
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "GFLOP" in done.stdout
@@ -90,6 +91,13 @@ def test_the_network_s_work_is_counted_from_its_layers(figures: dict) -> None:
     network = figures["network"]
     assert network["gflop"] == pytest.approx(2 * weights * network["voxels"] / 1e9)
     assert network["share_of_peak"] == pytest.approx(network["gflops"] / network["matrix_peak_gflops"])
+
+
+def test_the_other_detector_s_process_is_set_against_ours(figures: dict) -> None:
+    whole = next(s for s in figures["stages"] if s["stage"] == "whole process")["seconds"]["median"]
+    other = figures["monai"]
+    assert other["ratio"] == pytest.approx(other["seconds"] / whole)
+    assert other["peak_mb"] > 0
 
 
 def test_processes_report_a_plausible_memory_peak(figures: dict) -> None:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from noduscope.batch import DetectOptions, detect_one
 from noduscope.report.dicom import REPORT, SEGMENTATION, dicom_files
 from noduscope.report.dicom_process import DicomProcess
 from test_report import make_result
@@ -30,8 +31,9 @@ def test_it_makes_what_is_made_here(result):  # noqa: F811
     assert (parse(there.files[SEGMENTATION]).pixel_array == parse(here.files[SEGMENTATION]).pixel_array).all()
 
 
-def test_a_reason_comes_back_too():
-    with DicomProcess() as aside:
+@pytest.mark.parametrize("begin", [True, False])
+def test_a_reason_comes_back_too(begin):
+    with DicomProcess(begin=begin) as aside:
         assert [w.code for w in aside.files(make_result()).warnings] == ["no-dicom-results"]
 
 
@@ -55,3 +57,9 @@ def test_a_process_that_is_not_used_ends_with_the_block(monkeypatch):
         raise KeyError
     assert len(begun) == 1
     assert begun[0].poll() is not None
+
+
+def test_no_process_loads_for_a_scan_that_is_not_dicom(chest_files, blob_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    detect_one(chest_files["mhd"], tmp_path / "out", DetectOptions(model=str(blob_bundle)))
+    assert (tmp_path / "out" / "report.html").exists()

@@ -16,7 +16,7 @@ from noduscope.errors import InputRefused, NoduscopeError
 from noduscope.files import replace_text
 from noduscope.findings import NOT_A_MEDICAL_DEVICE, ScanResult
 from noduscope.guidelines import PatientFacts
-from noduscope.io.read import read_scan
+from noduscope.io.read import is_volume_file, read_scan
 from noduscope.predict import Models, load_models, predict, with_timing
 from noduscope.processes import over_processes, own_threads
 from noduscope.report.dicom_process import DicomProcess
@@ -64,7 +64,7 @@ def detect_one(path: Path, out: Path, options: DetectOptions) -> ScanResult:
     """
     check_replaceable(out)
     check_extras(options.extras)
-    with DicomProcess() as aside, ThreadPoolExecutor(1) as pool:
+    with DicomProcess(begin=not is_volume_file(path)) as aside, ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load_models, options.model)  # compiles while the scan is read
         start = time.perf_counter()
         scan = read_scan(path, series_uid=options.series_uid)

@@ -109,12 +109,17 @@ def list_series(path: str | os.PathLike[str]) -> tuple[SeriesInfo, ...]:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
         files = _volume_files(source)
-        if source.is_file() and files:
+        if is_volume_file(source):
             return _volume_infos(files)
         try:
             return _dicom_infos(source)
         except NotThisFormat:
             return _volume_infos(files)
+
+
+def is_volume_file(path: Path) -> bool:
+    """Whether a path is one NIfTI, MetaImage or NRRD file, by its name; anything else may hold DICOM."""
+    return path.is_file() and bool(_volume_files(path))
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
@@ -130,7 +135,7 @@ def _existing(path: str | os.PathLike[str]) -> Path:
 def _read_dicom(path: Path, series_uid: str | None, workers: int) -> Scan:
     from noduscope.io import dicom, discover  # noqa: PLC0415
 
-    if path.is_file() and _volume_files(path):
+    if is_volume_file(path):
         raise NotThisFormat("not DICOM")
     series, warned = discover.choose_series(path, series_uid)
     scan = dicom.read_series(series, workers=workers)

@@ -7,6 +7,7 @@ the pictures are drawn.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import pickle
 import subprocess
@@ -25,16 +26,21 @@ class DicomProcess:
     """A waiting process for one result; `files` is `dicom_files` done there.
 
     Left without a result it ends with the ``with`` block, or with the program, however that ends.
+
+    Parameters
+    ----------
+    begin : False for a scan that is not DICOM, of which no object is made: no process then loads for nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, begin: bool = True) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        if not begin:
+            return
         command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        try:
+        with contextlib.suppress(OSError):
             # in a session of its own Ctrl-C does not reach it; it ends when its input does
-            self._process: subprocess.Popen[bytes] | None = subprocess.Popen(command, start_new_session=True, **pipes)  # type: ignore[call-overload]
-        except OSError:
-            self._process = None
+            self._process = subprocess.Popen(command, start_new_session=True, **pipes)  # type: ignore[call-overload]
 
     def __enter__(self) -> Self:
         return self
