@@ -35,8 +35,8 @@ from noduscope.evaluate.nodules import (
 )
 from noduscope.files import csv_bytes, replace_files
 from noduscope.findings import NOT_A_MEDICAL_DEVICE, Interval
-from noduscope.grading import LEAST_MM, MalignancyCalibration, SizeError
-from noduscope.heads import ATTRIBUTE, ATTRIBUTES, MALIGNANCY, TYPE, TYPES
+from noduscope.grading import LEAST_MM, MalignancyCalibration, RatingScale, SizeError, ratings
+from noduscope.heads import ATTRIBUTES, MALIGNANCY, TYPE, TYPES
 from noduscope.measure import axial_axes_mm
 from noduscope.model.grader_engine import GraderEngine, middle_planes
 from noduscope.model.ir import to_openvino
@@ -128,6 +128,7 @@ class Pooled:
     ----------
     probability, low, high : calibrated on the other folds.
     strict : probability calibrated on the next fold alone.
+    ratings : (n, attributes), on the readers' scale as found on the other folds.
     """
 
     judged: tuple[Judged, ...]
@@ -135,6 +136,7 @@ class Pooled:
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     strict: NDArray[np.float64]
+    ratings: NDArray[np.float64]
 
     @property
     def patients(self) -> list[str]:
@@ -155,14 +157,17 @@ def pool(stacks: Sequence[NoduleStack], out: Path, folds: int) -> Pooled:
     made: list[Judged] = []
     intervals: list[Interval] = []
     strict: list[float] = []
+    rated: list[list[float]] = []
     for fold, tested in own.items():
-        calibration = calibrate_malignancy([j for f, judged in own.items() if f != fold for j in judged])
+        others = [j for f, judged in own.items() if f != fold for j in judged]
+        calibration, scales = calibrate_malignancy(others), rating_scales(others)
+        rated += [[*ratings(j.logits, scales).values()] for j in tested]
         alone = calibrate_malignancy([j for j in answers[fold] if j.fold != fold])
         made += tested
         intervals += [calibration.interval(j.logits[MALIGNANCY], j.sizes[0]) for j in tested]
         strict += [alone.interval(j.logits[MALIGNANCY], j.sizes[0]).value for j in tested]
     middle, low, high = (np.array([getattr(p, name) for p in intervals]) for name in ("value", "low", "high"))
-    return Pooled(tuple(made), middle, low, high, np.array(strict))
+    return Pooled(tuple(made), middle, low, high, np.array(strict), np.array(rated))
 
 
 def _all_answers(stacks: Sequence[NoduleStack], out: Path, folds: int) -> dict[int, list[Judged]]:
@@ -198,6 +203,19 @@ def calibrate_malignancy(judged: Sequence[Judged]) -> MalignancyCalibration:
     fit = LogisticRegression(C=10.0).fit(np.array(seen, dtype=float), labels)
     slope, size = (float(v) for v in fit.coef_[0])
     return MalignancyCalibration(slope, size, float(fit.intercept_[0]))
+
+
+def rating_scales(judged: Sequence[Judged]) -> dict[str, RatingScale]:
+    """What gives the answers the mean and spread of the readers' mean ratings; none where all answers are alike."""
+    answers = [ratings(j.logits) for j in judged]
+    scales = {}
+    for name in ATTRIBUTES:
+        said = np.array([a[name] for a in answers])
+        meant = np.array([np.mean(j.stack.ratings[name]) for j in judged])
+        if said.std() > 0:
+            slope = float(meant.std() / said.std())
+            scales[name] = RatingScale(round(slope, 4), round(float(meant.mean() - slope * said.mean()), 4))
+    return scales
 
 
 def label_of(stack: NoduleStack, protocol: str) -> bool | None:
@@ -268,14 +286,8 @@ def tables(pooled: Pooled) -> dict[str, list[list[Any]]]:
         row: list[Any] = [j.stack.name, j.stack.patient_id, j.fold, *(f"{v:.4f}" for v in values)]
         row += [float(np.median(ratings)), f"{np.mean(ratings):.2f}", len(ratings)]
         row += [*(f"{v:.2f}" for v in j.sizes), f"{j.dice:.4f}", TYPES[int(np.argmax(j.logits[TYPE]))], j.stack.type]
-        rows.append([*row, *(f"{v:.2f}" for v in attributes_of(j))])
+        rows.append([*row, *(f"{v:.2f}" for v in pooled.ratings[i])])
     return {"nodules.csv": rows}
-
-
-def attributes_of(judged: Judged) -> NDArray[np.float64]:
-    """Predicted ratings in the order of `ATTRIBUTES`."""
-    share = 1 / (1 + np.exp(-judged.logits[ATTRIBUTE].astype(float)))
-    return np.asarray(1 + (np.array(list(ATTRIBUTES.values())) - 1) * share)
 
 
 def summarise(pooled: Pooled) -> dict[str, Any]:
@@ -289,7 +301,6 @@ def summarise(pooled: Pooled) -> dict[str, Any]:
     slices = np.array([[len(j.stack.hu), j.stack.spacing_zyx_mm[0]] for j in judged])[kept]
     usable = sizes > 0
     matched = size_matched(labels[usable], pooled.probability[kept][usable], sizes[usable])
-    predicted = np.stack([attributes_of(j) for j in judged])
     return {
         "not_a_medical_device": NOT_A_MEDICAL_DEVICE,
         "nodules": len(judged),
@@ -303,7 +314,7 @@ def summarise(pooled: Pooled) -> dict[str, Any]:
         "doubt": deferral(labels, pooled.probability[kept], (pooled.high - pooled.low)[kept]),
         "undecided": _undecided(pooled, ~kept),
         "attributes": {
-            name: rating_kappa(predicted[:, i], [j.stack.ratings[name] for j in judged])
+            name: rating_kappa(pooled.ratings[:, i], [j.stack.ratings[name] for j in judged])
             for i, name in enumerate(ATTRIBUTES)
         },
         "type_agreement": float(np.mean([TYPES[int(np.argmax(j.logits[TYPE]))] == j.stack.type for j in judged])),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from noduscope.boxes import Marks
 from noduscope.combine import Combination
-from noduscope.crossval_grader import calibrate_malignancy, pool, size_errors, vars_of
+from noduscope.crossval_grader import calibrate_malignancy, pool, rating_scales, size_errors, vars_of
 from noduscope.data.crops import NoduleStack, isotropic_patch
 from noduscope.data.folds import patient_fold
 from noduscope.data.grader_batches import PlaceSamples, PlaceSource, labelled_nodules
@@ -108,6 +108,7 @@ def finish_grader(data: Path, cache: Path, run: Path, crossval: Path, settings: 
         "calibration": nodule_calibration(validation),
         "threshold": threshold,
         "malignancy": settings_to_dict(malignancy),
+        "ratings": {k: settings_to_dict(v) for k, v in rating_scales(pooled.judged).items()},
         "size_error": {k: vars_of(v) for k, v in size_errors(pooled.judged).items()},
         "combination": settings_to_dict(combination),
         "detector": detector.sha256,
@@ -283,13 +284,14 @@ def _attribute_lines(summary: dict[str, Any]) -> list[str]:
     lines = [
         "## Attributes",
         "",
-        "Quadratic-weighted kappa.",
+        "Quadratic-weighted kappa of whole ratings. The grader's answers are given the readers' mean and spread, found "
+        "on the other folds; the correlation is of unrounded ones.",
         "",
-        "| | grader with readers' mean | reader with reader |",
+        "| | grader with readers' mean | reader with reader | correlation |",
+        "|---|---|---|---|",
     ]
-    lines.append("|---|---|---|")
     for name, k in summary["attributes"].items():
-        lines.append(f"| {name} | {_number(k['model'])} | {_number(k['readers'])} |")
+        lines.append(f"| {name} | {_number(k['model'])} | {_number(k['readers'])} | {_number(k['correlation'])} |")
     return [*lines, ""]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -51,6 +53,28 @@ class MalignancyCalibration:
 
 
 @dataclass(frozen=True, slots=True)
+class RatingScale:
+    """One of the LIDC's ratings as its readers would give it: ``slope * answer + shift``, from 1 to the highest.
+
+    A network that learned the mean of uncertain ratings keeps near the middle; the scale gives its answers the
+    readers' mean and spread.
+    """
+
+    slope: float = 1.0
+    shift: float = 0.0
+
+
+def ratings(logits: Logits, scales: Mapping[str, RatingScale] = MappingProxyType({})) -> dict[str, float]:
+    """The attribute heads' logits as ratings by name; an attribute without a scale is left as answered."""
+    shares = 1 / (1 + np.exp(-logits[ATTRIBUTE].astype(float)))
+    made = {}
+    for (name, top), share in zip(ATTRIBUTES.items(), shares, strict=True):
+        scale = scales.get(name, RatingScale())
+        made[name] = float(np.clip(scale.slope * (1 + (top - 1) * share) + scale.shift, 1, top))
+    return made
+
+
+@dataclass(frozen=True, slots=True)
 class SizeError:
     """95 % band of log(reference / measured): ``shift ± sqrt(base² + (per_mm / size)²)``, found in cross-validation."""
 
@@ -94,6 +118,7 @@ class Grader:
         self.engine = GraderEngine(bundle.network, bundle.settings.grader, threads)
         self._malignancy = MalignancyCalibration(**bundle.details["malignancy"])
         self._combination = Combination(**bundle.details["combination"])
+        self._ratings = {k: RatingScale(**v) for k, v in bundle.details.get("ratings", {}).items()}
         self._errors = {k: SizeError(**v) for k, v in bundle.details["size_error"].items()}
 
     def probabilities(self, region: LungRegion, marks: Marks) -> NDArray[np.float64]:
@@ -149,13 +174,8 @@ class Grader:
 
     def grade_of(self, logits: Logits, diameter_mm: float) -> Grade:
         """Logits in words and numbers."""
-        share = 1 / (1 + np.exp(-logits.astype(float)))
-        attributes = {
-            name: 1 + (top - 1) * float(s) for (name, top), s in zip(ATTRIBUTES.items(), share[ATTRIBUTE], strict=True)
-        }
-        return Grade(
-            self._malignancy.interval(logits[MALIGNANCY], diameter_mm), TYPES[int(np.argmax(logits[TYPE]))], attributes
-        )
+        malignancy = self._malignancy.interval(logits[MALIGNANCY], diameter_mm)
+        return Grade(malignancy, TYPES[int(np.argmax(logits[TYPE]))], ratings(logits, self._ratings))
 
     def _size(self, outline: Outline, spacing_zyx_mm: Triple) -> tuple[Diameter, Interval]:
         step = self.settings.spacing_mm
