@@ -23,7 +23,7 @@ from noduscope.data.folds import patient_fold  # noqa: E402
 from noduscope.data.grader_batches import GraderBatches, labelled_nodules, nodule_sample, subpixels  # noqa: E402
 from noduscope.data.nodulemnist import read_nodulemnist  # noqa: E402
 from noduscope.errors import InputRefused, SettingsError  # noqa: E402
-from noduscope.grading import Grader, MalignancyCalibration  # noqa: E402
+from noduscope.grading import Grader, MalignancyCalibration, RatingScale, ratings  # noqa: E402
 from noduscope.heads import ATTRIBUTE, ATTRIBUTES, MALIGNANCY, TYPE, channels  # noqa: E402
 from noduscope.model.bundle import Calibration, load_bundle, write_bundle  # noqa: E402
 from noduscope.model.grader import build_grader, grade_loss, mask_loss  # noqa: E402
@@ -83,9 +83,8 @@ def test_hidden_neighbours_go_with_grades_and_shown_ones_do_not(stacks: list[Nod
 
 
 def test_subpixels_and_back():
-    plane = np.arange(36, dtype=np.float32).reshape(6, 6) / 36
-    logits = np.log(subpixels(plane) + 1e-6) - np.log(1 - subpixels(plane) + 1e-6)
-    assert np.allclose(_from_subpixels(logits[None])[0], plane, atol=1e-4)
+    plane = np.arange(36, dtype=np.float32).reshape(6, 6)
+    assert np.array_equal(_from_subpixels(subpixels(plane)[None])[0], plane)
 
 
 def test_unknown_labels_and_pixels_cost_nothing():
@@ -167,6 +166,26 @@ def test_malignancy_grows_with_opinion_and_size_and_its_interval_with_disagreeme
     assert split.value == pytest.approx(agreed.value)
 
 
+def test_ratings_are_on_the_readers_scale(stacks: list[NoduleStack]):
+    """Answers that keep near the middle get the readers' mean and spread; nothing leaves the scale."""
+    middle = np.zeros(channels(2), np.float32)
+    assert ratings(middle)["margin"] == pytest.approx(3.0)
+    assert ratings(middle, {"margin": RatingScale(1.0, 9.0)})["margin"] == 5.0
+    judged = []
+    for i, stack in enumerate(stacks):
+        given = 1 + i % 5
+        logits = middle.copy()
+        logits[ATTRIBUTE] = 0.1 * (given - 3)
+        rated = dataclasses.replace(stack, ratings={**stack.ratings, "margin": (given,) * 3})
+        judged.append(cv.Judged(rated, 0, logits, 1.0, (8.0, 8.0, 200.0, 200.0)))
+    scales = cv.rating_scales(judged)
+    said = [ratings(j.logits, scales)["margin"] for j in judged]
+    meant = [j.stack.ratings["margin"][0] for j in judged]
+    assert np.allclose(said, meant, atol=0.05)
+    alike = [dataclasses.replace(j, logits=middle) for j in judged]
+    assert cv.rating_scales(alike) == {}
+
+
 def test_protocols_of_the_main_table(stacks: list[NoduleStack]):
     def of(*ratings: int) -> NoduleStack:
         return dataclasses.replace(stacks[0], ratings={**stacks[0].ratings, "malignancy": ratings})
@@ -177,6 +196,17 @@ def test_protocols_of_the_main_table(stacks: list[NoduleStack]):
     assert cv.label_of(of(3, 4), cv.MAIN) is None
     assert cv.label_of(of(3, 3, 5), "mean, 3 or more readers") is True
     assert cv.label_of(of(4, 4, 4), "median, 4 readers") is None
+
+
+def test_a_mirrored_scan_has_the_mirrored_outline():
+    """Also of a network that has not learned so: its answers to a plane's turns are averaged."""
+    engine = GraderEngine(to_openvino(build_grader(SETTINGS.grader)), SETTINGS.grader)
+    hu = np.random.default_rng(0).integers(-900, 100, (3, 41, 41)).astype(np.int16)
+    spacing, places = (1.25, 0.7, 0.7), [(0.0, 20.0, 20.0), (1.0, 20.0, 20.0)]
+    shares = engine.shares(hu, spacing, places)
+    assert np.ptp(shares) > 0.01
+    for axis in (1, 2):
+        assert np.allclose(engine.shares(np.flip(hu, axis), spacing, places), np.flip(shares, axis), atol=1e-5)
 
 
 def test_an_outline_is_found_on_every_slice_it_reaches():

@@ -28,6 +28,8 @@ _PLANES = 5
 """Most axial planes by which one nodule is graded."""
 _MIDDLE = 0.6
 """Share of a nodule's extent, around its middle, in which those planes lie."""
+_OUTLINE_TURNS = ((1, 0), (1, 2), (-1, 0), (-1, 2))
+"""Mirrored or not, and by how many quarters, a plane is turned for its outline."""
 _LEAST_SHARE = 0.1
 """Of the largest section: where the outline gets smaller than this, it has ended."""
 
@@ -97,7 +99,7 @@ class GraderEngine:
 
     def judged(self, planes: Sequence[Planes]) -> Logits:
         """Mean logits of axial planes of one nodule, each turned by quarters and mirrored, ``(heads,)``."""
-        views = [encode(np.rot90(p[:, :, ::way], turn, (1, 2))) for p in planes for way in (1, -1) for turn in range(4)]
+        views = [encode(_turned(p, way, turn)) for p in planes for way in (1, -1) for turn in range(4)]
         grades, _ = self.run(views)
         made: Logits = grades.mean(axis=0)
         return made
@@ -127,9 +129,14 @@ class GraderEngine:
         return Outline(kept, first, (y, x))
 
     def shares(self, hu: HuVolume, spacing_zyx_mm: Triple, places: Sequence[Triple]) -> NDArray[np.float32]:
-        """Share of readers who would outline each pixel, float32 (n, edge, edge)."""
-        views = [encode(axial_view(hu, spacing_zyx_mm, p, self.settings)) for p in places]
-        return _from_subpixels(self.run(views)[1])
+        """Share of readers who would outline each pixel, float32 (n, edge, edge); the mean over four turns."""
+        planes = [axial_view(hu, spacing_zyx_mm, p, self.settings) for p in places]
+        views = [encode(_turned(p, *turn)) for turn in _OUTLINE_TURNS for p in planes]
+        logits = _from_subpixels(self.run(views)[1]).reshape(len(_OUTLINE_TURNS), len(planes), *views[0].shape[:2])
+        # each of these turns is its own inverse
+        mean = np.mean([_turned(p, *turn) for turn, p in zip(_OUTLINE_TURNS, logits, strict=True)], axis=0)
+        made: NDArray[np.float32] = 1 / (1 + np.exp(-mean))
+        return made
 
     def run(self, views: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Grades ``(n, heads)`` and masks ``(n, edge/2, edge/2, 4)`` of any number of views."""
@@ -137,12 +144,15 @@ class GraderEngine:
         return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
+def _turned(planes: NDArray[np.float32], way: int, quarters: int) -> NDArray[np.float32]:
+    """Planes ``(n, y, x)`` mirrored where `way` is -1, then turned by quarters."""
+    return np.rot90(planes[:, :, ::way], quarters, (1, 2))
+
+
 def _from_subpixels(mask: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The network's mask logits ``(n, h, w, 4)`` as shares on the views' pixels, ``(n, 2h, 2w)``."""
+    """The network's mask logits ``(n, h, w, 4)`` on the views' pixels, ``(n, 2h, 2w)``."""
     n, h, w, _ = mask.shape
-    flat = mask.reshape(n, h, w, 2, 2).transpose(0, 1, 3, 2, 4).reshape(n, 2 * h, 2 * w)
-    made: NDArray[np.float32] = (1 / (1 + np.exp(-flat))).astype(np.float32)
-    return made
+    return mask.reshape(n, h, w, 2, 2).transpose(0, 1, 3, 2, 4).reshape(n, 2 * h, 2 * w)
 
 
 def _component(inside: NDArray[np.bool_], plane: int) -> NDArray[np.bool_] | None:
