@@ -1,4 +1,4 @@
-"""Write the reference pages that follow from the code: ``reference/settings.md`` and ``reference/commands.md``.
+"""Write the reference pages that follow from what is there: ``settings.md``, ``commands.md`` and ``models.md``.
 
 ::
 
@@ -20,19 +20,35 @@ from typer.main import get_command
 
 from noduscope import settings
 from noduscope.cli import app
+from noduscope.model.bundle import shipped_weights
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 
 
 def main() -> None:
-    """Write both pages."""
+    """Write the pages."""
     for name, text in pages().items():
         (REFERENCE / name).write_text(text, encoding="utf-8")
 
 
 def pages() -> dict[str, str]:
     """The pages' texts by file name."""
-    return {"settings.md": settings_page(), "commands.md": commands_page()}
+    return {"settings.md": settings_page(), "commands.md": commands_page(), "models.md": models_page()}
+
+
+def models_page() -> str:
+    """The cards of the networks in the package, each heading one level down."""
+    lines = [
+        "# Models",
+        "",
+        "The cards of the networks that come with the package, as `noduscope models show` prints them. The commands",
+        "that train the networks write them.",
+        "",
+    ]
+    for card in sorted(shipped_weights().glob("*/card.md")):
+        text = card.read_text(encoding="utf-8")
+        lines += ["#" + line if line.startswith("#") else line for line in text.splitlines()] + [""]
+    return "\n".join(lines)
 
 
 def field_docs() -> dict[str, dict[str, str]]:

@@ -133,9 +133,9 @@ def test_every_page_is_in_the_navigation() -> None:
     assert sorted(listed) == sorted(str(p.relative_to(DOCS)) for p in DOCS.rglob("*.md"))
 
 
-@pytest.mark.parametrize("name", ["settings.md", "commands.md"])
+@pytest.mark.parametrize("name", ["settings.md", "commands.md", "models.md"])
 def test_generated_pages_are_fresh(name: str) -> None:
-    """Run ``python docs/make_reference.py`` after changing settings or commands."""
+    """Run ``python docs/make_reference.py`` after changing settings, commands or networks."""
     expected = loaded("make_reference").pages()[name]
     assert (DOCS / "reference" / name).read_text(encoding="utf-8") == expected
 
