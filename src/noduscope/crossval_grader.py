@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 from noduscope.data.crops import CONSENSUS, TILE, NoduleStack
 from noduscope.data.folds import patient_fold, require_disjoint
-from noduscope.data.grader_batches import PlaceSamples, labelled_nodules
+from noduscope.data.grader_batches import labelled_nodules
 from noduscope.errors import InputRefused
 from noduscope.evaluate.grades import run_grades
 from noduscope.evaluate.nodules import (
@@ -40,6 +40,7 @@ from noduscope.heads import ATTRIBUTES, MALIGNANCY, TYPE, TYPES
 from noduscope.measure import axial_axes_mm
 from noduscope.model.grader_engine import GraderEngine, middle_planes
 from noduscope.model.ir import to_openvino
+from noduscope.processes import over_processes, own_threads
 from noduscope.settings import GraderSettings, Settings
 from noduscope.train_grader import train_grader
 from noduscope.views import axial_view, in_plane
@@ -92,9 +93,7 @@ def _sizes(share: NDArray[np.float32], dz_mm: float, settings: GraderSettings) -
     return sum(axial_axes_mm(share, settings.spacing_mm)) / 2, volume
 
 
-def run_fold(
-    stacks: Sequence[NoduleStack], fold: int, out: Path, settings: Settings, places: PlaceSamples | None = None
-) -> None:
+def run_fold(stacks: Sequence[NoduleStack], fold: int, out: Path, settings: Settings) -> None:
     """Train one fold and keep what it says of its test and calibration nodules; done folds are left as they are."""
     file = out / f"fold-{fold}" / "judged.npz"
     if file.exists():
@@ -105,8 +104,8 @@ def run_fold(
     training = [s for s in stacks if of[s.patient_id] not in held]
     others = [s for s in stacks if of[s.patient_id] in held]
     require_disjoint((s.patient_id for s in training), {s.patient_id for s in others}, "nodules")
-    model = train_grader(labelled_nodules(training, settings.grader), places, file.parent, settings)
-    engine = GraderEngine(to_openvino(model), settings.grader)
+    model = train_grader(labelled_nodules(training, settings.grader), None, file.parent, settings)
+    engine = GraderEngine(to_openvino(model), settings.grader, own_threads())
     judged = [judge_stack(engine, s, of[s.patient_id]) for s in others]
     arrays: dict[str, Any] = {
         "names": np.array([j.stack.name for j in judged]),
@@ -118,6 +117,11 @@ def run_fold(
     np.savez(temporary, **arrays)
     temporary.rename(file)
     log.info("fold %d: %d nodules trained, %d judged", fold, len(training), len(others))
+
+
+def _fold(job: tuple[Sequence[NoduleStack], int, Path, Settings]) -> int:
+    run_fold(*job)
+    return job[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -231,21 +235,23 @@ def crossval_grader(
     out: Path,
     settings: Settings,
     only: Collection[int] | None = None,
-    places: PlaceSamples | None = None,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Run the folds that are not there yet and, when all are, evaluate them.
 
     Parameters
     ----------
-    only : folds to run here; other processes may run the others into the same folder.
+    only : folds to run here; others may be run elsewhere into the same folder.
+    workers : processes that share the folds and the processor.
 
     Returns
     -------
     What ``summary.json`` holds; empty while folds are missing.
     """
     folds = settings.split.folds
-    for fold in range(folds) if only is None else only:
-        run_fold(stacks, fold, out, settings, places)
+    wanted = range(folds) if only is None else only
+    for fold in over_processes(_fold, [(stacks, fold, out, settings) for fold in wanted], workers):
+        log.info("fold %d is done", fold)
     if not all((out / f"fold-{k}" / "judged.npz").exists() for k in range(folds)):
         return {}
     pooled = pool(stacks, out, folds)
@@ -357,9 +363,17 @@ def outlines(judged: Sequence[Judged]) -> dict[str, Any]:
 
 
 def size_errors(judged: Sequence[Judged]) -> dict[str, SizeError]:
-    """Bands that hold 95 % of log(reference / measured) for small and large nodules alike."""
+    """Bands that hold 95 % of log(reference / measured) for small and large nodules alike.
+
+    Raises
+    ------
+    InputRefused
+        When too few nodules were outlined to tell.
+    """
     d, reference_d, v, reference_v = np.array([j.sizes for j in judged]).T
     good = (d > 0) & (reference_d > 0)
+    if len({*d[good].tolist()}) < 2:
+        raise InputRefused(f"of {len(judged)} nodules {good.sum()} were outlined: train longer, or on more nodules")
     pairs = {"diameter": np.log(reference_d[good] / d[good]), "volume": np.log(reference_v[good] / v[good])}
     return {name: _fit_band(error, d[good]) for name, error in pairs.items()}
 

@@ -22,7 +22,7 @@ def over_processes(work: Callable[[Job], Done], jobs: Sequence[Job], workers: in
 
     Parameters
     ----------
-    work : a function of a module, which processes can load; it raises nothing that is to be told apart.
+    work : a function of a module, which processes can load. What it raises ends the rest.
     """
     if workers <= 1 or len(jobs) <= 1:
         yield from map(work, jobs)
@@ -46,6 +46,9 @@ def _share_cores(threads: int) -> None:
     """Give this process its share."""
     global _threads  # noqa: PLW0603  (a worker process has one share, set once when it starts)
     _threads = threads
+    # TensorFlow and PyTorch read these when they are loaded
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     import cv2  # noqa: PLC0415
 
     cv2.setNumThreads(threads)

@@ -44,6 +44,7 @@ def crossval_grader(
     only: Annotated[
         str | None, typer.Option("--only", help="Folds to run here, with commas; other processes may run the others.")
     ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Folds trained at a time.")] = 1,
     settings: SettingsFile = None,
     as_json: Json = False,
 ) -> None:
@@ -65,7 +66,7 @@ def crossval_grader(
     from noduscope.crossval_grader import crossval_grader as run
     from noduscope.train import usable_stacks
 
-    summary = run(usable_stacks(folder, chosen), out, chosen, None if only is None else _folds(only))
+    summary = run(usable_stacks(folder, chosen), out, chosen, None if only is None else _folds(only), workers)
     if not summary:
         return say({"finished": False} if as_json else lambda: typer.echo(f"{out}: other folds are still missing"))
     return say(summary if as_json else grades_table(summary["protocols"][MAIN], out))
