@@ -49,7 +49,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scan", type=Path, help="a scan to measure with instead of the phantom")
     parser.add_argument("--model", default="detector", help="an installed bundle's name, or its folder")
     parser.add_argument("--rounds", type=int, default=5, help="repetitions; medians of them are reported")
-    parser.add_argument("--monai", type=Path, help="a Python that has monai, torch and itk: time it too, once")
+    parser.add_argument("--monai", type=Path, help="a Python that has monai, torch, torchvision, itk: time it once")
     parser.add_argument("--quick", action="store_true", help="one round on a coarse phantom: does everything run?")
     parser.add_argument("--out", type=Path, default=ROOT / "bench-result.json", help="where the figures are written")
     given = parser.parse_args()

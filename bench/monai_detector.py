@@ -1,6 +1,6 @@
 """The whole process of MONAI's LUNA16 detector, to be timed from outside: ``PYTHON bench/monai_detector.py FOLDER``.
 
-Runs in an interpreter that has ``monai``, ``torch`` and ``itk``; none of them is needed otherwise. The
+Runs in an interpreter that has ``monai``, ``torch``, ``torchvision`` and ``itk``; none of them is needed otherwise. The
 network, its resampling and its windows are those of the bundle ``lung_nodule_ct_detection`` of MONAI's model zoo. Its
 weights are not loaded: random ones take as long and leave next to no box to be sorted, which only flatters it.
 """
