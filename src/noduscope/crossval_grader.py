@@ -95,7 +95,7 @@ def _sizes(share: NDArray[np.float32], dz_mm: float, settings: GraderSettings) -
 
 def run_fold(stacks: Sequence[NoduleStack], fold: int, out: Path, settings: Settings) -> None:
     """Train one fold and keep what it says of its test and calibration nodules; done folds are left as they are."""
-    file = out / f"fold-{fold}" / "judged.npz"
+    file = _judged_file(out, fold)
     if file.exists():
         return
     folds = settings.split.folds
@@ -116,7 +116,10 @@ def run_fold(stacks: Sequence[NoduleStack], fold: int, out: Path, settings: Sett
     temporary = file.with_name("tmp.judged.npz")
     np.savez(temporary, **arrays)
     temporary.rename(file)
-    log.info("fold %d: %d nodules trained, %d judged", fold, len(training), len(others))
+
+
+def _judged_file(out: Path, fold: int) -> Path:
+    return out / f"fold-{fold}" / "judged.npz"
 
 
 def _fold(job: tuple[Sequence[NoduleStack], int, Path, Settings]) -> int:
@@ -179,7 +182,7 @@ def _all_answers(stacks: Sequence[NoduleStack], out: Path, folds: int) -> dict[i
     by_name = {s.name: s for s in stacks}
     answers = {}
     for fold in range(folds):
-        file = out / f"fold-{fold}" / "judged.npz"
+        file = _judged_file(out, fold)
         if not file.exists():
             raise InputRefused(f"{out} lacks fold {fold}: run it first")
         answers[fold] = _read_judged(file, by_name, folds)
@@ -250,9 +253,10 @@ def crossval_grader(
     """
     folds = settings.split.folds
     wanted = range(folds) if only is None else only
-    for fold in over_processes(_fold, [(stacks, fold, out, settings) for fold in wanted], workers):
+    jobs = [(stacks, fold, out, settings) for fold in wanted if not _judged_file(out, fold).exists()]
+    for fold in over_processes(_fold, jobs, workers):
         log.info("fold %d is done", fold)
-    if not all((out / f"fold-{k}" / "judged.npz").exists() for k in range(folds)):
+    if not all(_judged_file(out, k).exists() for k in range(folds)):
         return {}
     pooled = pool(stacks, out, folds)
     replace_files(out, {name: csv_bytes(rows) for name, rows in tables(pooled).items()})

@@ -108,13 +108,12 @@ def list_series(path: str | os.PathLike[str]) -> tuple[SeriesInfo, ...]:
                 return list_series(folder)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-        files = _volume_files(source)
         if is_volume_file(source):
-            return _volume_infos(files)
+            return _volume_infos([source])
         try:
             return _dicom_infos(source)
         except NotThisFormat:
-            return _volume_infos(files)
+            return _volume_infos(_volume_files(source))
 
 
 def is_volume_file(path: Path) -> bool:
