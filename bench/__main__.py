@@ -98,8 +98,8 @@ def _print(result: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"network: {net['tiles']} block(s), {net['voxels'] / 1e6:.1f} million voxels, {net['gflop']:.1f} GFLOP a scan; "
-        f"{net['gflops']:.0f} GFLOP/s, {net['share_of_peak']:.0%} of the float32 matrix product's "
-        f"{net['matrix_peak_gflops']:.0f} (bf16 units can exceed 100 %)"
+        f"{net['gflops']:.0f} GFLOP/s in {net['precision']}, {net['share_of_peak']:.0%} of the float32 matrix "
+        f"product's {net['matrix_peak_gflops']:.0f} (bf16 units can exceed 100 %)"
     )
     if other := result.get("monai"):
         console.print(

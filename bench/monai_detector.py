@@ -62,7 +62,7 @@ def main() -> None:
     image = volume(sys.argv[1])
     read = time.perf_counter()
     with torch.inference_mode():
-        boxes = detector()([image], use_inferer=True)[0]["box"]
+        boxes = detector()([image], use_inferer=True)[0]["boxes"]
     done = time.perf_counter()
     sys.stderr.write(
         f"{tuple(image.shape)}: read {read - start:.1f} s, detect {done - read:.1f} s, {len(boxes)} boxes\n"

@@ -92,7 +92,7 @@ def convolution_work(models: Models, region: LungRegion) -> dict[str, Any]:
                 # a multiplication and an addition for each weight that an output value sees
                 _, *kernel = node.input(1).get_shape()
                 flop += 2 * int(np.prod(node.output(0).get_shape())) * int(np.prod(kernel))
-    return {"tiles": len(tiles), "voxels": voxels, "gflop": flop / 1e9}
+    return {"tiles": len(tiles), "voxels": voxels, "gflop": flop / 1e9, "precision": models.engine.precision}
 
 
 def _itk_reading(path: Path) -> Work:

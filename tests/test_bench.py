@@ -76,7 +76,9 @@ def test_the_references_give_our_answer(figures: dict) -> None:
     assert answers["resample", "SimpleITK"] in ("within 0 HU", "within 1 HU")
     assert answers["resample", "scipy"] in ("within 0 HU", "within 1 HU")
     (logits,) = [a for (stage, _), a in answers.items() if stage == "detect"]
-    assert float(logits.removeprefix("logits within ")) < 1e-2
+    # bf16, which OpenVINO takes where the processor has it, keeps 8 bits of 24
+    most = {"f32": 1e-2, "bf16": 0.2}[figures["network"]["precision"]]
+    assert float(logits.removeprefix("logits within ")) < most
 
 
 def test_the_network_s_work_is_counted_from_its_layers(figures: dict) -> None:

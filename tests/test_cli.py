@@ -76,7 +76,9 @@ def test_detect_writes_the_result_folder_and_a_table(noduscope, chest_files, blo
     status, text, _ = noduscope("detect", chest_files["mhd"], "-o", out, "--model", blob_bundle)
     assert status == 0
     assert names(out) >= FILES | {"nodule-1.png", "nodule-2.png"}
-    assert names(out) == set(json.loads((out / "run.json").read_text(encoding="utf-8"))["files"])
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert names(out) == set(run["files"])
+    assert run["platform"]["networks"] in ("f32", "bf16")
     assert "2 findings" in text
     assert str(out / "report.html") in text
     assert NOT_A_MEDICAL_DEVICE in text

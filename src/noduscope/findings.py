@@ -176,6 +176,7 @@ class ScanResult:
     candidates : all the detector's marks, most probable first: what FROC needs.
     threshold : the probability from which a candidate is reported as a nodule.
     timing_s : seconds per stage, in order; ``total`` last.
+    precision : number format that the detector computed in, ``f32`` or ``bf16``: the machine decides; empty if unknown.
     """
 
     scan: Scan
@@ -186,6 +187,7 @@ class ScanResult:
     models: tuple[ModelUsed, ...]
     warnings: tuple[ScanWarning, ...] = ()
     timing_s: dict[str, float] = field(default_factory=dict)
+    precision: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """``findings.json``, schema ``noduscope.findings/1``."""

@@ -99,6 +99,7 @@ def predict(
         models=models.used,
         warnings=(*scan.warnings, *lungs.warnings),
         timing_s=clock.seconds,
+        precision=models.engine.precision,
     )
 
 

@@ -47,6 +47,10 @@ class Engine:
     ----------
     model : an ``.xml`` file or an OpenVINO model in memory.
     threads : processor threads; 0 takes all.
+
+    Attributes
+    ----------
+    precision : the number format it computes in, ``f32``, or ``bf16`` where the processor has the units for it.
     """
 
     def __init__(self, model: Path | ov.Model, threads: int = 0) -> None:
@@ -55,8 +59,9 @@ class Engine:
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if threads:
             options["INFERENCE_NUM_THREADS"] = threads
-        # OpenVINO takes bf16 by itself where the processor has the units for it
-        self._request = core.compile_model(read, "CPU", options).create_infer_request()
+        compiled = core.compile_model(read, "CPU", options)
+        self.precision: str = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        self._request = compiled.create_infer_request()
 
     def __call__(self, batch: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """The network's outputs for one input batch; each a copy of its own."""

@@ -110,7 +110,7 @@ def manifest_json(result: ScanResult, settings: Settings | None, files: Iterable
         "models": [{"name": m.name, "version": m.version, "sha256": m.sha256} for m in result.models],
         "warnings": [{"code": w.code, "text": w.text} for w in result.warnings],
         "timing_s": {k: round(v, 3) for k, v in result.timing_s.items()},
-        "platform": platform_facts(),
+        "platform": platform_facts() | ({"networks": result.precision} if result.precision else {}),
         "files": sorted(files),
     }
     if settings is not None:
