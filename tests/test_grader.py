@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import json
 import os
 from pathlib import Path
 
@@ -14,29 +16,43 @@ keras = pytest.importorskip("keras")
 
 import openvino as ov  # noqa: E402
 
+from helpers_chest import NODULES, make_chest  # noqa: E402
 from helpers_model import write_blob_bundle  # noqa: E402
 from helpers_stacks import Ball, write_stacks  # noqa: E402
 from noduscope import crossval_grader as cv  # noqa: E402
+from noduscope import finish_grader as finish  # noqa: E402
+from noduscope.boxes import Marks  # noqa: E402
 from noduscope.crossval_cubes import crossval_cubes  # noqa: E402
 from noduscope.data.crops import NoduleStack, read_stacks  # noqa: E402
 from noduscope.data.folds import patient_fold  # noqa: E402
-from noduscope.data.grader_batches import GraderBatches, labelled_nodules, nodule_sample, subpixels  # noqa: E402
+from noduscope.data.grader_batches import GraderBatches, labelled_nodules, nodule_sample, subpixels, thicker  # noqa: E402
 from noduscope.data.nodulemnist import read_nodulemnist  # noqa: E402
 from noduscope.errors import InputRefused, SettingsError  # noqa: E402
 from noduscope.grading import Grader, MalignancyCalibration, RatingScale, ratings  # noqa: E402
-from noduscope.heads import ATTRIBUTE, ATTRIBUTES, MALIGNANCY, TYPE, channels  # noqa: E402
-from noduscope.model.bundle import Calibration, load_bundle, write_bundle  # noqa: E402
+from noduscope.heads import ATTRIBUTE, ATTRIBUTES, MALIGNANCY, NODULE, TYPE, channels  # noqa: E402
+from noduscope.model.bundle import Calibration, find_bundle, load_bundle, write_bundle  # noqa: E402
 from noduscope.model.grader import build_grader, grade_loss, mask_loss  # noqa: E402
-from noduscope.model.grader_engine import GraderEngine, _from_subpixels, middle_planes  # noqa: E402
+from noduscope.model.grader_engine import (  # noqa: E402
+    _ALL_TURNS,
+    _SECOND_LOOK,
+    GraderEngine,
+    _from_subpixels,
+    middle_planes,
+)
 from noduscope.model.ir import to_openvino  # noqa: E402
-from noduscope.phantom import Phantom  # noqa: E402
+from noduscope.phantom import Phantom, write_mhd  # noqa: E402
 from noduscope.predict import load_models, predict  # noqa: E402
-from noduscope.settings import GraderSettings, Settings, SplitSettings, TrainGraderSettings  # noqa: E402
+from noduscope.settings import (  # noqa: E402
+    GraderSettings,
+    Settings,
+    SplitSettings,
+    TrainGraderSettings,
+)
 from noduscope.train_grader import WEIGHTS, train_grader  # noqa: E402
 from test_ir import assert_same, stirred  # noqa: E402
 
 SETTINGS = Settings(
-    grader=GraderSettings(view_voxels=32, filters=(4, 6, 8), blocks=1, dense=8, dropout=0.0, opinions=4),
+    grader=GraderSettings(view_voxels=32, filters=(4, 6, 8), blocks=1, dense=8, dropout=0.0, opinions=4, members=2),
     train_grader=TrainGraderSettings(epochs=12, batch_size=4, learning_rate=1e-2, ema_momentum=0.5),
     split=SplitSettings(folds=3),
 )
@@ -95,6 +111,37 @@ def test_unknown_labels_and_pixels_cost_nothing():
     target[0, 0, 0], target[0, 1, 0] = 1.0, 1.0
     right, wrong = (float(grade_loss(target, np.full((1, heads), v, np.float32))) for v in (5.0, -5.0))
     assert right < 0.1 < wrong
+
+
+def test_members_learn_alone_and_answer_together():
+    """Two trunks of one network: losses add up, answers are the mean, whatever order their layers come in."""
+    heads, rng = channels(2), np.random.default_rng(0)
+    target, outline = rng.random((3, 2, heads), np.float32), rng.random((3, 2, 2, 4), np.float32)
+    one, two = (rng.normal(size=(3, heads)).astype(np.float32) for _ in range(2))
+    both = float(grade_loss(target, np.concatenate([one, two], axis=-1)))
+    assert both == pytest.approx(float(grade_loss(target, one)) + float(grade_loss(target, two)), rel=1e-5)
+    one, two = (rng.normal(size=(3, 2, 2, 4)).astype(np.float32) for _ in range(2))
+    both = float(mask_loss(outline, np.concatenate([one, two], axis=-1)))
+    assert both == pytest.approx(float(mask_loss(outline, one)) + float(mask_loss(outline, two)), rel=1e-5)
+
+    model = stirred(build_grader(SETTINGS.grader))
+    views = rng.random((3, 32, 32, 4), np.float32)
+    grades, masks = GraderEngine(to_openvino(model), SETTINGS.grader).run(list(views))
+    said = model.predict(views, verbose=0)
+    a, b = np.split(said["grade"], SETTINGS.grader.members, axis=-1)
+    assert np.abs(a - b).max() > 0.1  # they begin apart
+    assert np.allclose(grades, (a + b) / 2, atol=0.02 * np.abs(said["grade"]).max())  # bf16 where there is such
+    a, b = np.split(said["mask"], SETTINGS.grader.members, axis=-1)
+    assert np.allclose(masks, (a + b) / 2, atol=0.02 * np.abs(said["mask"]).max())
+
+
+def test_a_thicker_slice_is_a_mean_and_the_last_one_stays():
+    stack = np.array([[[0]], [[90]], [[300]], [[0]]], np.int16)
+    made = thicker(np.random.default_rng(1), stack, 1)
+    share = np.random.default_rng(1).uniform(0.2, 1.0)
+    assert made[1, 0, 0] == round((90 + share * 300) / (1 + 2 * share))
+    assert np.array_equal(np.delete(made, 1, 0), np.delete(stack, 1, 0))
+    assert np.array_equal(thicker(np.random.default_rng(1), stack, 3), stack)
 
 
 def test_batches_are_a_function_of_the_seed(stacks: list[NoduleStack]):
@@ -214,6 +261,29 @@ def test_a_mirrored_scan_has_the_mirrored_outline():
         assert np.allclose(engine.shares(np.flip(hu, axis), spacing, places), np.flip(shares, axis), atol=1e-5)
 
 
+def test_the_likeliest_marks_are_looked_at_in_all_turns_and_the_others_once():
+    """A stand-in for the network that sees one corner: it answers each turn of a plane differently."""
+
+    class Corner(GraderEngine):
+        def run(self, views):
+            grades = np.zeros((len(views), channels(4)), np.float32)
+            grades[:, NODULE] = [v[0, 0, 1] for v in views]
+            return grades, np.zeros((len(views), 16, 16, 4), np.float32)
+
+    engine = Corner(to_openvino(build_grader(SETTINGS.grader)), SETTINGS.grader)
+    rng = np.random.default_rng(0)
+    hu, spacing = rng.integers(-900, 100, (41, 41, 41)).astype(np.int16), (0.7, 0.7, 0.7)
+    centres = rng.uniform(10, 30, (30, 3)).astype(np.float32)
+    always = engine.nodule_logits(hu, spacing, centres)
+    each = [engine.nodule_logits(hu, spacing, centres, [t]) for t in _ALL_TURNS]
+    assert np.allclose(always, np.mean(each, axis=0), atol=1e-6)
+    assert np.abs(always - each[0]).min() > 1e-3
+    score = np.linspace(40, -40, len(centres), dtype=np.float32)  # outweighs what the grader says
+    said = engine.mark_logits(hu, spacing, Marks(centres, score, np.full(len(centres), 5, np.float32)))
+    assert np.array_equal(said[:_SECOND_LOOK], always[:_SECOND_LOOK])
+    assert np.array_equal(said[_SECOND_LOOK:], each[0][_SECOND_LOOK:])
+
+
 def test_an_outline_is_found_on_every_slice_it_reaches():
     """A stand-in for the network that outlines what is dense: the walk from slice to slice is what is tested."""
 
@@ -239,6 +309,53 @@ def test_an_outline_is_found_on_every_slice_it_reaches():
     assert (
         engine.outline(np.full((30, 60, 60), 100, np.int16), spacing, (15.0, 30.0, 30.0)) is None
     )  # larger than a view
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """A data folder with three scans of a known lesion each."""
+    rows = []
+    for seed, name in enumerate(("Train-1", "Valid-1", "Test-1")):
+        (tmp_path / "data" / "scans" / name).mkdir(parents=True)
+        write_mhd(make_chest(seed), tmp_path / "data" / "scans" / name / f"{name}.mhd")
+        rows.append((name, *NODULES[0].position_xyz_mm, NODULES[0].diameter_mm, "reference"))
+    with (tmp_path / "data" / "scans" / "nodules.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("scan", "coordX", "coordY", "coordZ", "diameter_mm", "kind"), *rows])
+    return tmp_path / "data"
+
+
+def test_a_shipped_grader_is_trained_beside_the_detector_and_can_be_fitted_to_another(
+    scans: Path, stacks: list[NoduleStack], folds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for module in ("finish_grader", "train"):
+        monkeypatch.setattr(f"noduscope.{module}.usable_stacks", lambda *_: stacks)
+    split = dataclasses.replace(SETTINGS.split, validation_scans=("Valid-1",), test_scans=("Test-1",))
+    settings = dataclasses.replace(
+        SETTINGS, split=split, train_grader=dataclasses.replace(SETTINGS.train_grader, epochs=2)
+    )
+    path = finish.finish_grader(scans, tmp_path / "cache", tmp_path / "run", folds, settings, "0.1")
+    bundle = load_bundle(path)
+    assert (bundle.name, bundle.version, bundle.settings) == ("grader", "0.1", settings)
+    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["detector"] == load_bundle(find_bundle("detector")).sha256
+    for figure in ("## Benign or malignant", "size only", "## False positives of the detector", "CPM with grader"):
+        assert figure in bundle.card
+    again = load_bundle(finish.join_grader(path, scans, tmp_path / "cache", tmp_path / "joined", "0.2"))
+    assert (again.version, again.threshold, again.calibration) == ("0.2", bundle.threshold, bundle.calibration)
+    assert again.details == bundle.details  # the same network beside the same detector
+    assert again.card == bundle.card.replace("# grader 0.1", "# grader 0.2")
+    graded = Grader(bundle).grade(make_chest(1).scan, NODULES[0].position_xyz_mm, explain=False)
+    assert 0 <= graded.grade.malignancy.low <= graded.grade.malignancy.high <= 1
+
+
+def test_only_a_grader_can_be_joined(tmp_path: Path):
+    with pytest.raises(InputRefused, match="is a detector, not a grader"):
+        finish.join_grader(find_bundle("detector"), tmp_path, tmp_path, tmp_path, "0.1")
+
+
+def test_an_unfinished_cross_validation_is_no_ground_for_a_bundle(tmp_path: Path):
+    with pytest.raises(InputRefused, match="no finished cross-validation"):
+        finish.finish_grader(tmp_path, tmp_path, tmp_path / "run", tmp_path, SETTINGS, "0.1")
 
 
 @pytest.fixture

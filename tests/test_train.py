@@ -25,7 +25,14 @@ from noduscope.data.hosts import load_hosts, read_lesions  # noqa: E402
 from noduscope.data.validation import KnownVolume, match  # noqa: E402
 from noduscope.errors import InputRefused, SettingsError  # noqa: E402
 from noduscope.evaluate.froc import FrocSettings  # noqa: E402
-from noduscope.finish import NODULES_PER_SCAN, calibrate, calibration_gap, default_threshold, finish_detector  # noqa: E402
+from noduscope.finish import (  # noqa: E402
+    NODULES_PER_SCAN,
+    calibrate,
+    calibration_gap,
+    default_threshold,
+    finish_detector,
+    platt_scaling,
+)
 from noduscope.model.bundle import Calibration, load_bundle  # noqa: E402
 from noduscope.phantom import write_mhd  # noqa: E402
 from noduscope.predict import load_models, predict  # noqa: E402
@@ -260,6 +267,18 @@ def test_a_finished_run_is_a_bundle_that_predicts(data: Path, cache: Path, strai
     result = predict(chest.scan, load_models(str(path)))
     assert result.models == (bundle.used,)
     assert all(0 <= c.probability <= 1 for c in result.candidates)
+
+
+def test_marks_that_are_told_apart_without_error_are_not_called_certain():
+    """Platt's targets: as much short of 0 and 1 as one more case of either kind could teach."""
+    logits, labels = np.array([-3.0, -2.0, -1.5, 2.0, 3.0])[:, None], np.array([False, False, False, True, True])
+    weights = np.array([2.0, 2.0, 2.0, 1.0, 1.0])
+    slope, intercept = platt_scaling(logits, labels, weights)
+    p = 1 / (1 + np.exp(-(slope * logits[:, 0] + intercept)))
+    assert np.all(np.diff(p) > 0)
+    assert 0.02 < p.min() < 0.5 < p[3] < p.max() < 0.98
+    # a logistic regression's mean is its targets' mean: (2 + 1) / (2 + 2) for nodules, 1 / (6 + 2) for others
+    assert weights @ p == pytest.approx(2 * 3 / 4 + 6 / 8, rel=1e-3)
 
 
 def test_a_run_without_weights_cannot_be_finished(tmp_path: Path):

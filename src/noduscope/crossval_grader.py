@@ -338,6 +338,8 @@ def summarise(pooled: Pooled) -> dict[str, Any]:
 
 def _undecided(pooled: Pooled, cases: NDArray[np.bool_]) -> dict[str, Any]:
     p = pooled.probability[cases]
+    if not len(p):
+        return {"n": 0, "mean": None, "between_0.2_and_0.8": None}
     return {
         "n": int(cases.sum()),
         "mean": float(p.mean()),

@@ -113,14 +113,28 @@ def _search(engine: Engine, volumes: Sequence[KnownVolume], settings: Settings) 
 
 
 def calibrate(volumes: Sequence[KnownVolume], marks: Sequence[Marks]) -> Calibration:
-    """Platt scaling (Platt 1999) of the logits, with nodules weighted down to `NODULES_PER_SCAN`."""
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
-
+    """Platt scaling of the logits, with nodules weighted down to `NODULES_PER_SCAN`."""
     logits, labels, weights = _weighted(match(volumes, marks))
     if labels.all() or not labels.any():
         return Calibration()
-    fit = LogisticRegression(C=1e3).fit(logits[:, None], labels, weights)
-    return Calibration(float(fit.coef_[0, 0]), float(fit.intercept_[0]))
+    return Calibration(*platt_scaling(logits[:, None], labels, weights))
+
+
+def platt_scaling(
+    logits: NDArray[np.float64], labels: NDArray[np.bool_], weights: NDArray[np.float64]
+) -> tuple[float, ...]:
+    """Logistic regression on Platt's targets (Platt 1999): one slope per column of `logits`, and the intercept.
+
+    A few hundred marks of few scans can be told apart nearly without error; labels of 0 and 1 would then make
+    every probability 0 or 1. His targets fall short of them by as much as one more case of either kind could teach.
+    """
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+
+    nodules, others = float(weights[labels].sum()), float(weights[~labels].sum())
+    target = np.where(labels, (nodules + 1) / (nodules + 2), 1 / (others + 2))
+    both = np.concatenate([weights * target, weights * (1 - target)])
+    fit = LogisticRegression().fit(np.concatenate([logits] * 2), np.repeat([True, False], len(labels)), both)
+    return (*(float(v) for v in fit.coef_[0]), float(fit.intercept_[0]))
 
 
 def calibration_gap(matched: Matched, calibration: Calibration) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from noduscope.data.grader_batches import PlaceSamples, PlaceSource, labelled_no
 from noduscope.data.validation import RATES, KnownVolume, Matched, match
 from noduscope.errors import InputRefused
 from noduscope.findings import NOT_A_MEDICAL_DEVICE
-from noduscope.finish import NODULES_PER_SCAN, default_threshold
+from noduscope.finish import NODULES_PER_SCAN, calibration_gap, default_threshold, platt_scaling
 from noduscope.model.bundle import Bundle, Calibration, find_bundle, load_bundle, write_bundle
 from noduscope.model.engine import Engine, find_marks
 from noduscope.model.grader_engine import GraderEngine
@@ -33,6 +34,7 @@ from noduscope.settings import Settings, settings_to_dict
 from noduscope.train import side_volumes, training_hosts, usable_stacks
 from noduscope.train_grader import WEIGHTS, train_grader
 
+_DETECTION = "## False positives of the detector"
 _HARDEST = 60
 """Marks of the detector per training scan that the grader learns from."""
 
@@ -96,24 +98,18 @@ def finish_grader(data: Path, cache: Path, run: Path, crossval: Path, settings: 
     places = None if (run / WEIGHTS).exists() else place_samples(data, cache, settings, detector, training)
     model = train_grader(labelled_nodules(training, settings.grader), places, run, settings)
     network = to_openvino(model)
-    engine = GraderEngine(network, settings.grader)
-    validation, test = (score_side(data, cache, settings, detector, engine, s) for s in ("validation", "test"))
-    combination = combine(validation)
-    threshold = default_threshold(validation.volumes, validation.rescored(combination), Calibration())
+    joint = join(data, cache, settings, detector, GraderEngine(network, settings.grader))
     pooled = pool(stacks, crossval, split.folds)
     summary = json.loads((crossval / "summary.json").read_text(encoding="utf-8"))
     malignancy = calibrate_malignancy(pooled.judged)
     content = {
         "settings": settings,
-        "calibration": nodule_calibration(validation),
-        "threshold": threshold,
         "malignancy": settings_to_dict(malignancy),
         "ratings": {k: settings_to_dict(v) for k, v in rating_scales(pooled.judged).items()},
         "size_error": {k: vars_of(v) for k, v in size_errors(pooled.judged).items()},
-        "combination": settings_to_dict(combination),
-        "detector": detector.sha256,
+        **joint.content,
     }
-    card = write_card(version, summary, (validation, test), combination, detector)
+    card = write_card(version, summary, joint.card)
 
     def fill(folder: Path) -> None:
         ov.save_model(network, folder / "model.xml", compress_to_fp16=False)
@@ -123,6 +119,72 @@ def finish_grader(data: Path, cache: Path, run: Path, crossval: Path, settings: 
     path = run / f"grader-{version}"
     write_bundle(path, ("grader", version), content, fill)
     return path
+
+
+def join_grader(bundle: Path, data: Path, cache: Path, out: Path, version: str) -> Path:
+    """Fit a grader that is there to the installed detector: the same network, another combination and threshold.
+
+    Parameters
+    ----------
+    bundle : a grader's bundle.
+    out : folder for the new one.
+
+    Returns
+    -------
+    ``out/grader-<version>``; its card has the figures beside this detector and keeps the others.
+
+    Raises
+    ------
+    InputRefused
+        When `bundle` is no grader.
+    """
+    held = load_bundle(bundle)
+    if held.name != "grader":
+        raise InputRefused(f"{bundle} is a {held.name}, not a grader")
+    detector = load_bundle(find_bundle("detector"))
+    engine = GraderEngine(held.network, held.settings.grader)
+    joint = join(data, cache, held.settings, detector, engine)
+    lines = held.card.splitlines()
+    begin = lines.index(_DETECTION)
+    end = next(i for i in range(begin + 1, len(lines)) if lines[i].startswith("## "))
+    lines = [f"# grader {version}", *lines[1:begin], *joint.card, *lines[end:]]
+
+    def fill(folder: Path) -> None:
+        for name in ("model.xml", "model.bin", WEIGHTS):
+            if (held.path / name).exists():
+                shutil.copyfile(held.path / name, folder / name)
+        (folder / "card.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    path = out / f"grader-{version}"
+    write_bundle(path, ("grader", version), {**held.details, "settings": held.settings, **joint.content}, fill)
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """A grader beside a detector.
+
+    Parameters
+    ----------
+    content : what the manifest holds of it.
+    card : the card's section on it.
+    """
+
+    content: dict[str, Any]
+    card: list[str]
+
+
+def join(data: Path, cache: Path, settings: Settings, detector: Bundle, engine: GraderEngine) -> Joint:
+    """Fit the joint probability of both networks on validation and measure it there and on test."""
+    validation, test = (score_side(data, cache, settings, detector, engine, s) for s in ("validation", "test"))
+    combination = combine(validation)
+    content = {
+        "calibration": nodule_calibration(validation),
+        "threshold": default_threshold(validation.volumes, validation.rescored(combination), Calibration()),
+        "combination": settings_to_dict(combination),
+        "detector": detector.sha256,
+    }
+    return Joint(content, _detection_lines((validation, test), combination, detector))
 
 
 def score_side(
@@ -140,23 +202,16 @@ def score_side(
 
 
 def combine(side: Scored) -> Combination:
-    """Logistic regression of nodule or not on both networks' logits, nodules weighted down to their real number."""
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
-
+    """Platt scaling of both networks' logits together, nodules weighted down to their real number."""
     pairs, labels, rarity = _labelled(side)
-    fit = LogisticRegression(C=1e3).fit(pairs, labels, np.where(labels, rarity, 1.0))
-    a, b = (float(v) for v in fit.coef_[0])
-    ungraded = float(np.median(pairs[~labels, 1]))
-    return Combination(a, b, float(fit.intercept_[0]), ungraded)
+    a, b, intercept = platt_scaling(pairs, labels, np.where(labels, rarity, 1.0))
+    return Combination(a, b, intercept, float(np.median(pairs[~labels, 1])))
 
 
 def nodule_calibration(side: Scored) -> Calibration:
     """Platt scaling of the grader's nodule logit alone, for places that a user gives."""
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
-
     pairs, labels, rarity = _labelled(side)
-    fit = LogisticRegression(C=1e3).fit(pairs[:, 1:], labels, np.where(labels, rarity, 1.0))
-    return Calibration(float(fit.coef_[0, 0]), float(fit.intercept_[0]))
+    return Calibration(*platt_scaling(pairs[:, 1:], labels, np.where(labels, rarity, 1.0)))
 
 
 def _labelled(side: Scored) -> tuple[NDArray[np.float64], NDArray[np.bool_], float]:
@@ -179,10 +234,8 @@ def _labelled(side: Scored) -> tuple[NDArray[np.float64], NDArray[np.bool_], flo
     return np.array(hits + false), labels, min(1.0, NODULES_PER_SCAN * len(side.volumes) / max(lesions, 1))
 
 
-def write_card(
-    version: str, summary: dict[str, Any], sides: tuple[Scored, Scored], combination: Combination, detector: Bundle
-) -> str:
-    """The model card, every figure computed."""
+def write_card(version: str, summary: dict[str, Any], detection: Sequence[str]) -> str:
+    """The model card, every figure computed; `detection` is the section on the detector."""
     lines = [
         f"# grader {version}",
         "",
@@ -202,7 +255,7 @@ def write_card(
         *_malignancy_lines(summary),
         *_outline_lines(summary),
         *_attribute_lines(summary),
-        *_detection_lines(sides, combination, detector),
+        *detection,
         "## What it cannot do",
         "",
         "- It knows no pathology, no history, no earlier scan and nothing beyond the views around a nodule.",
@@ -230,7 +283,7 @@ def _malignancy_lines(summary: dict[str, Any]) -> list[str]:
         f"- Pairs of a malignant and a benign nodule within 10 % in diameter ({matched['pairs']}): {ranked}.",
         f"- Deferring the {doubt['deferred']:.0%} with the widest intervals: accuracy {doubt['accuracy_all']:.3f} to "
         f"{doubt['accuracy_kept']:.3f}; share wrong by thirds of width {thirds}.",
-        f"- {undecided['n']} nodules whose readers were undecided get {undecided['mean']:.2f} on average.",
+        f"- {undecided['n']} nodules whose readers were undecided get {_number(undecided['mean'])} on average.",
         f"- What missing slices give away: number and spacing of a stack's slices beside its size, AUC "
         f"{_number(away['size'])} to {_number(away['size_and_extra'])}. The grader is shown neither.",
         "",
@@ -296,11 +349,14 @@ def _attribute_lines(summary: dict[str, Any]) -> list[str]:
 
 
 def _detection_lines(sides: tuple[Scored, Scored], combination: Combination, detector: Bundle) -> list[str]:
+    gaps = [calibration_gap(side.combined(combination), Calibration()) for side in sides]
     lines = [
-        "## False positives of the detector",
+        _DETECTION,
         "",
         f"Beside {detector.path.name}; logits combined as {combination.detector:.3f} detector + "
-        f"{combination.grader:.3f} grader {combination.intercept:+.3f}, fitted on validation.",
+        f"{combination.grader:.3f} grader {combination.intercept:+.3f}, fitted on validation. Expected calibration "
+        f"error of the joint probability {gaps[0]:.3f} on validation, {gaps[1]:.3f} on test (ten bins, nodules "
+        f"weighted down to {NODULES_PER_SCAN:.2f} a scan).",
         "",
         "| | CPM alone | CPM with grader | " + " | ".join(f"at {r:g}" for r in RATES) + " |",
         "|---|---|---|" + "---|" * len(RATES),

@@ -114,3 +114,19 @@ def train_grader(
     from noduscope.finish_grader import finish_grader
 
     typer.echo(f"bundle: {finish_grader(folder, cache, out, crossval, load_settings(settings), version)}")
+
+
+@app.command("join")
+def train_join(
+    grader: Annotated[Path, typer.Argument(help="Folder of a grader's bundle.")],
+    folder: Data,
+    out: Out,
+    cache: Cache,
+    version: Version = "0.0",
+) -> None:
+    """Fit a grader that is there to the installed detector: the joint probability and its threshold."""
+    need_keras()
+    from noduscope.finish_grader import join_grader
+
+    with working("measuring on validation and test volumes"):
+        typer.echo(f"bundle: {join_grader(grader, folder, cache, out, version)}")

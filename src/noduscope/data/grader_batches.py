@@ -20,7 +20,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from noduscope.augment import Crop, View, cut, other_calibration, other_kernel
+from noduscope.augment import Crop, View, cut, other_calibration, other_kernel, thick_slices
 from noduscope.boxes import Lesion
 from noduscope.data.crops import CONSENSUS, NodulePatch, NoduleStack
 from noduscope.data.hosts import HostScan
@@ -36,6 +36,8 @@ _ALONE = 0.75
 """Share of the views of labelled nodules whose neighbours are hidden."""
 _EDGE_SHARE = 0.25
 """Of the largest outline; planes with less show too little of a nodule to be graded by it."""
+_THICK = 0.2
+"""Share of the views that show thicker slices than there are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,13 +130,24 @@ def nodule_sample(rng: np.random.Generator, nodule: LabelledNodule, settings: Gr
     turn = Turn(float(rng.uniform(-np.pi, np.pi)), zoom, shift, bool(rng.random() < 0.5))
     spacing = nodule.spacing_zyx_mm
     alone = bool(rng.random() < _ALONE)
-    planes = axial_view(nodule.hu, spacing, (z, *nodule.centre_yx), settings, turn, alone=alone)
+    hu = thicker(rng, nodule.hu, z) if rng.random() < _THICK else nodule.hu
+    planes = axial_view(hu, spacing, (z, *nodule.centre_yx), settings, turn, alone=alone)
     outline = in_plane(nodule.agreement[z], spacing[1:], nodule.centre_yx, settings, turn)
     labels = nodule.labels.copy()
     if nodule.area[z] < _EDGE_SHARE * nodule.area.max():
         labels[1] *= 0.3
     labels[1] *= float(alone)
     return Sample(encode(degraded(rng, planes)), labels, subpixels(outline))
+
+
+def thicker(rng: np.random.Generator, hu: NDArray[np.int16], z: int) -> NDArray[np.int16]:
+    """The stack with slice `z` averaged with those beside it; as it is where one of them is missing."""
+    if not 0 < z < len(hu) - 1:
+        return hu
+    share = rng.uniform(0.2, 1.0)
+    made = hu.copy()
+    made[z] = np.rint((hu[z] + share * (hu[z - 1] + hu[z + 1].astype(np.float32))) / (1 + 2 * share))
+    return made
 
 
 def degraded(rng: np.random.Generator, planes: Planes) -> Planes:
@@ -197,10 +210,10 @@ class PlaceSamples:
         z = (len(crop) - 1) / 2 + rng.uniform(-reach, reach)
         z = int(np.clip(round(z), 2, len(crop) - 3))
         labels = np.zeros((2, channels(self.settings.opinions)), np.float32)
-        return Sample(encode(degraded(rng, self._planes(crop, z, 0))), labels, subpixels(shape[z]))
+        return Sample(encode(degraded(rng, self._planes(_maybe_thick(rng, crop), z, 0))), labels, subpixels(shape[z]))
 
     def _judged(self, rng: np.random.Generator, crop: Crop, *, nodule: bool) -> Sample:
-        axis = int(rng.integers(3))
+        axis, crop = int(rng.integers(3)), _maybe_thick(rng, crop)
         labels = np.zeros((2, channels(self.settings.opinions)), np.float32)
         labels[:, NODULE] = float(nodule), _FOUND_WEIGHT
         edge = self.settings.view_voxels
@@ -246,6 +259,13 @@ class PlaceSamples:
         voxels = self._lung[index]
         z, y, x = np.unravel_index(voxels[rng.integers(len(voxels))], self.source.hosts[index].lungs.shape)
         return index, (float(z), float(y), float(x))
+
+
+def _maybe_thick(rng: np.random.Generator, crop: Crop) -> Crop:
+    """The crop, sometimes as slices of up to five voxels would show it."""
+    if rng.random() >= _THICK:
+        return crop
+    return thick_slices(crop, float(np.exp(rng.uniform(np.log(1.2), np.log(5.0)))))
 
 
 def _near(lesion: Lesion, place: tuple[float, float, float]) -> bool:

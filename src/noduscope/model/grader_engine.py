@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noduscope.boxes import Marks
-from noduscope.heads import NODULE, Logits
+from noduscope.heads import NODULE, SUBPIXELS, Logits, channels
 from noduscope.model.engine import MASS_MM, Engine
 from noduscope.preprocess import half_size
 from noduscope.scan import HuVolume, Triple
@@ -28,8 +28,13 @@ _PLANES = 5
 """Most axial planes by which one nodule is graded."""
 _MIDDLE = 0.6
 """Share of a nodule's extent, around its middle, in which those planes lie."""
+_AS_IT_IS = ((1, 0),)
+_ALL_TURNS = tuple((way, quarters) for way in (1, -1) for quarters in range(4))
+"""Mirrored or not, and by how many quarters, a plane is turned."""
 _OUTLINE_TURNS = ((1, 0), (1, 2), (-1, 0), (-1, 2))
-"""Mirrored or not, and by how many quarters, a plane is turned for its outline."""
+"""Those for an outline."""
+_SECOND_LOOK = 24
+"""Marks of a scan that are looked at in all turns: those that a single look leaves the likeliest."""
 _LEAST_SHARE = 0.1
 """Of the largest section: where the outline gets smaller than this, it has ended."""
 
@@ -76,30 +81,49 @@ class GraderEngine:
         self.settings = settings
         self._engine = Engine(model, threads)
 
-    def nodule_logits(self, hu: HuVolume, spacing_zyx_mm: Triple, centres_zyx: NDArray[np.floating]) -> Logits:
-        """Nodule or not, of voxels of a volume: the mean of three orthogonal views each, ``(n,)``."""
+    def nodule_logits(
+        self,
+        hu: HuVolume,
+        spacing_zyx_mm: Triple,
+        centres_zyx: NDArray[np.floating],
+        turns: Sequence[tuple[int, int]] = _ALL_TURNS,
+    ) -> Logits:
+        """Nodule or not, of voxels of a volume: the mean of three orthogonal views each, in all `turns`, ``(n,)``."""
         views = [
-            encode(view_of(hu, spacing_zyx_mm, (float(z), float(y), float(x)), self.settings, axis))
+            encode(_turned(planes, *turn))
             for z, y, x in centres_zyx
             for axis in range(3)
+            for planes in [view_of(hu, spacing_zyx_mm, (float(z), float(y), float(x)), self.settings, axis)]
+            for turn in turns
         ]
         if not views:
             return np.zeros(0, np.float32)
-        made: Logits = self.run(views)[0][:, NODULE].reshape(-1, 3).mean(axis=1)
+        made: Logits = self.run(views)[0][:, NODULE].reshape(len(centres_zyx), -1).mean(axis=1)
         return made
 
     def mark_logits(self, hu: HuVolume, spacing_zyx_mm: Triple, marks: Marks) -> Logits:
-        """Nodule or not, of the detector's marks in a volume, ``(n,)``; masses are looked at in half size."""
+        """Nodule or not, of the detector's marks in a volume, ``(n,)``.
+
+        All are looked at once; the likeliest, by that and by the detector, again in all turns.
+        """
+        made = self._of_marks(hu, spacing_zyx_mm, marks, _AS_IT_IS)
+        again = np.argsort(-(marks.score + made), kind="stable")[:_SECOND_LOOK]
+        made[again] = self._of_marks(hu, spacing_zyx_mm, marks.take(again), _ALL_TURNS)
+        return made
+
+    def _of_marks(self, hu: HuVolume, spacing_zyx_mm: Triple, marks: Marks, turns: Sequence[tuple[int, int]]) -> Logits:
+        """`nodule_logits` of marks; masses are looked at in half size."""
         large = marks.diameter_mm >= MASS_MM
         made = np.zeros(len(marks), np.float32)
-        made[~large] = self.nodule_logits(hu, spacing_zyx_mm, marks.centre_zyx[~large])
+        made[~large] = self.nodule_logits(hu, spacing_zyx_mm, marks.centre_zyx[~large], turns)
         if large.any():
-            made[large] = self.nodule_logits(half_size(hu), spacing_zyx_mm, (marks.centre_zyx[large] - 0.5) / 2)
+            centres = (marks.centre_zyx[large] - 0.5) / 2
+            made[large] = self.nodule_logits(half_size(hu), spacing_zyx_mm, centres, turns)
         return made
 
     def judged(self, planes: Sequence[Planes]) -> Logits:
         """Mean logits of axial planes of one nodule, each turned by quarters and mirrored, ``(heads,)``."""
-        views = [encode(_turned(p, way, turn)) for p in planes for way in (1, -1) for turn in range(4)]
+        views = [encode(_turned(p, *turn)) for p in planes for turn in _ALL_TURNS]
         grades, _ = self.run(views)
         made: Logits = grades.mean(axis=0)
         return made
@@ -139,9 +163,14 @@ class GraderEngine:
         return made
 
     def run(self, views: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Grades ``(n, heads)`` and masks ``(n, edge/2, edge/2, 4)`` of any number of views."""
+        """Grades ``(n, heads)`` and masks ``(n, edge/2, edge/2, 4)`` of any number of views, the members' means."""
         parts = [self._engine(np.stack(views[i : i + _BATCH])) for i in range(0, len(views), _BATCH)]
-        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+        lengths = channels(self.settings.opinions), SUBPIXELS
+        grades, masks = (
+            answer.reshape(*answer.shape[:-1], -1, length).mean(axis=-2)
+            for length, answer in zip(lengths, (np.concatenate(a) for a in zip(*parts, strict=True)), strict=True)
+        )
+        return grades, masks
 
 
 def _turned(planes: NDArray[np.float32], way: int, quarters: int) -> NDArray[np.float32]:
