@@ -251,6 +251,18 @@ def test_no_findings_is_said_plainly(result, tmp_path):
     assert rows(tmp_path / "out" / "findings.csv") == []
 
 
+def test_a_large_shadow_that_is_hardly_a_nodule_is_not_told_first(result, tmp_path):
+    small, large = sorted(result.nodules, key=lambda n: n.diameter_mm.mean)
+    large = replace(large, probability=0.06)
+    page = {}
+    for name, nodules in (("both", (small, large)), ("weak", (large,))):
+        write_result(replace(result, nodules=nodules, threshold=0.05), tmp_path / name)
+        page[name] = (tmp_path / name / "report.html").read_text(encoding="utf-8")
+    told = r"<span>Largest</span><b>{:.1f} mm</b>\s*<small>[^<]* {}\W*% likely a nodule"
+    assert re.search(told.format(small.diameter_mm.mean, round(100 * small.probability)), page["both"])
+    assert re.search(told.format(large.diameter_mm.mean, 6), page["weak"])
+
+
 def test_a_scan_without_lung_labels_still_has_a_page(result, tmp_path):
     write_result(replace(result, lungs=np.zeros(SHAPE, np.uint8)), tmp_path / "out")
     assert "2 findings" in (tmp_path / "out" / "report.html").read_text()

@@ -57,6 +57,8 @@ def _context(result: ScanResult, pictures: Pictures) -> dict[str, Any]:
     """All that the template shows, as plain values."""
     nodules = result.nodules
     sized = [n for n in nodules if n.diameter_mm is not None]
+    # a large shadow that is hardly a nodule must not be what is read first
+    likely = [n for n in sized if n.probability >= 0.5]
     below = [c.probability for c in result.candidates if c.probability < result.threshold]
     rows = [_finding(n, result) for n in nodules]
     for row, nodule, panels in zip(rows, nodules, pictures.findings, strict=False):
@@ -68,7 +70,7 @@ def _context(result: ScanResult, pictures: Pictures) -> dict[str, Any]:
         "findings": rows,
         "threshold": result.threshold,
         "graded": any(n.grade for n in nodules),
-        "largest": max(sized, key=lambda n: n.diameter_mm.mean if n.diameter_mm else 0.0, default=None),
+        "largest": max(likely or sized, key=lambda n: n.diameter_mm.mean if n.diameter_mm else 0.0, default=None),
         "most_probable": max(nodules, key=lambda n: n.probability, default=None),
         "weaker": len(below),
         "strongest_weaker": max(below, default=None),
