@@ -353,6 +353,11 @@ def test_only_a_grader_can_be_joined(tmp_path: Path):
         finish.join_grader(find_bundle("detector"), tmp_path, tmp_path, tmp_path, "0.1")
 
 
+def test_a_card_without_the_section_that_is_replaced_is_refused(grader_bundle: Path, tmp_path: Path):
+    with pytest.raises(InputRefused, match="its card has no section"):
+        finish.join_grader(grader_bundle, tmp_path, tmp_path, tmp_path, "0.1")
+
+
 def test_an_unfinished_cross_validation_is_no_ground_for_a_bundle(tmp_path: Path):
     with pytest.raises(InputRefused, match="no finished cross-validation"):
         finish.finish_grader(tmp_path, tmp_path, tmp_path / "run", tmp_path, SETTINGS, "0.1")

@@ -136,17 +136,19 @@ def join_grader(bundle: Path, data: Path, cache: Path, out: Path, version: str) 
     Raises
     ------
     InputRefused
-        When `bundle` is no grader.
+        When `bundle` is no grader, or its card has no section on a detector to put the new one in place of.
     """
     held = load_bundle(bundle)
     if held.name != "grader":
         raise InputRefused(f"{bundle} is a {held.name}, not a grader")
+    lines = held.card.splitlines()
+    if _DETECTION not in lines:
+        raise InputRefused(f'{bundle}: its card has no section "{_DETECTION.removeprefix("## ")}"')
     detector = load_bundle(find_bundle("detector"))
     engine = GraderEngine(held.network, held.settings.grader)
     joint = join(data, cache, held.settings, detector, engine)
-    lines = held.card.splitlines()
     begin = lines.index(_DETECTION)
-    end = next(i for i in range(begin + 1, len(lines)) if lines[i].startswith("## "))
+    end = next((i for i in range(begin + 1, len(lines)) if lines[i].startswith("## ")), len(lines))
     lines = [f"# grader {version}", *lines[1:begin], *joint.card, *lines[end:]]
 
     def fill(folder: Path) -> None:
