@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from noduscope.data.nodulemnist import CubePart, labelled_cubes, read_nodulemnist
 from noduscope.evaluate.grades import run_grades
 from noduscope.files import csv_bytes, replace_files
+from noduscope.finish import platt_scaling
 from noduscope.heads import MALIGNANCY
 from noduscope.model.grader_engine import GraderEngine
 from noduscope.model.ir import to_openvino
@@ -47,7 +48,8 @@ def crossval_cubes(file: Path, out: Path, settings: Settings) -> dict[str, Any]:
     model = train_grader(labelled_cubes(parts["train"], settings.grader), None, out / "run", settings)
     engine = GraderEngine(to_openvino(model), settings.grader)
     logits = {name: cube_logits(engine, parts[name]) for name in ("val", "test")}
-    slope, intercept = _platt(logits["val"], parts["val"].labels)
+    labels_val = parts["val"].labels
+    slope, intercept = platt_scaling(logits["val"][:, None], labels_val, np.ones(len(labels_val)))
     predictions: list[list[Any]] = [["id", "probability", "split"]]
     labels: list[list[Any]] = [["id", "label"]]
     for name, split in (("val", "validation"), ("test", "test")):
@@ -72,12 +74,3 @@ def cube_logits(engine: GraderEngine, part: CubePart) -> NDArray[np.float64]:
         planes = [axial_view(cube, spacing, p, settings, alone=True) for p in places]
         made.append(float(engine.judged(planes)[MALIGNANCY].mean()))
     return np.array(made)
-
-
-def _platt(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[float, float]:
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
-
-    if labels.all() or not labels.any():
-        return 1.0, 0.0
-    fit = LogisticRegression(C=1e3).fit(logits[:, None], labels)
-    return float(fit.coef_[0, 0]), float(fit.intercept_[0])
