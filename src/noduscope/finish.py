@@ -292,17 +292,22 @@ def _side_lines(title: str, side: Measured) -> list[str]:
         "|---|" + "---|" * len(RATES),
         "| sensitivity | " + " | ".join(_figure(v) for v in froc["sensitivity"]) + " |",
         "",
-        "| nodules | n | sensitivity at 1 | at 4 |",
-        "|---|---|---|---|",
+        *group_lines(side.volumes, matched),
     ]
-    for name, group in _groups(side):
-        lines.append(f"| {name} | {len(group)} | {_share(matched, group, 1.0)} | {_share(matched, group, 4.0)} |")
     return [*lines, ""]
 
 
-def _groups(side: Measured) -> list[tuple[str, NDArray[np.intp]]]:
+def group_lines(volumes: Sequence[KnownVolume], matched: Matched) -> list[str]:
+    """Sensitivity at 1 and at 4 false positives per scan by size, type and place, as a Markdown table."""
+    lines = ["| nodules | n | sensitivity at 1 | at 4 |", "|---|---|---|---|"]
+    for name, group in _groups(volumes):
+        lines.append(f"| {name} | {len(group)} | {_share(matched, group, 1.0)} | {_share(matched, group, 4.0)} |")
+    return lines
+
+
+def _groups(volumes: Sequence[KnownVolume]) -> list[tuple[str, NDArray[np.intp]]]:
     """Indices into the counted lesions, by size, type and place."""
-    held = [row for v in side.volumes for row in zip(v.lesions, v.types, v.places, strict=True) if row[0].counts]
+    held = [row for v in volumes for row in zip(v.lesions, v.types, v.places, strict=True) if row[0].counts]
     size = np.array([lesion.diameter_mm for lesion, _, _ in held])
     kind, place = (np.array([row[i] for row in held]) for i in (1, 2))
     groups = [(f"{a}–{b} mm", np.flatnonzero((size >= a) & (size < b))) for a, b in ((3, 4), (4, 6), (6, 8), (8, 100))]
@@ -311,7 +316,7 @@ def _groups(side: Measured) -> list[tuple[str, NDArray[np.intp]]]:
     return [(name, index) for name, index in groups if len(index)]
 
 
-def _share(matched: Any, group: NDArray[np.intp], rate: float) -> str:
+def _share(matched: Matched, group: NDArray[np.intp], rate: float) -> str:
     threshold = matched.threshold(rate)
     return _figure(float((matched.best[group] > threshold).mean()))
 

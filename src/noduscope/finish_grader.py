@@ -25,7 +25,7 @@ from noduscope.data.grader_batches import PlaceSamples, PlaceSource, labelled_no
 from noduscope.data.validation import RATES, KnownVolume, Matched, match
 from noduscope.errors import InputRefused
 from noduscope.findings import NOT_A_MEDICAL_DEVICE
-from noduscope.finish import NODULES_PER_SCAN, calibration_gap, default_threshold, platt_scaling
+from noduscope.finish import NODULES_PER_SCAN, calibration_gap, default_threshold, group_lines, platt_scaling
 from noduscope.model.bundle import Bundle, Calibration, find_bundle, load_bundle, write_bundle
 from noduscope.model.engine import Engine, find_marks
 from noduscope.model.grader_engine import GraderEngine
@@ -367,6 +367,9 @@ def _detection_lines(sides: tuple[Scored, Scored], combination: Combination, det
         alone, both = match(side.volumes, side.marks), side.combined(combination)
         row = " | ".join(f"{alone.sensitivity(r):.3f} → {both.sensitivity(r):.3f}" for r in RATES)
         lines.append(f"| {name} ({len(alone.best)} nodules) | {alone.cpm:.3f} | {both.cpm:.3f} | {row} |")
+    for name, side in zip(("Validation", "Test"), sides, strict=True):
+        table = group_lines(side.volumes, side.combined(combination))
+        lines += ["", f"{name}, with the grader, at 1 and at 4 false positives per scan:", "", *table]
     return [*lines, ""]
 
 
