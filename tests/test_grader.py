@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 
@@ -21,12 +22,14 @@ from helpers_model import write_blob_bundle  # noqa: E402
 from helpers_stacks import Ball, write_stacks  # noqa: E402
 from noduscope import crossval_grader as cv  # noqa: E402
 from noduscope import finish_grader as finish  # noqa: E402
-from noduscope.boxes import Marks  # noqa: E402
+from noduscope.boxes import Lesion, Marks  # noqa: E402
+from noduscope.combine import Combination  # noqa: E402
 from noduscope.crossval_cubes import crossval_cubes  # noqa: E402
 from noduscope.data.crops import NoduleStack, read_stacks  # noqa: E402
 from noduscope.data.folds import patient_fold  # noqa: E402
 from noduscope.data.grader_batches import GraderBatches, labelled_nodules, nodule_sample, subpixels, thicker  # noqa: E402
 from noduscope.data.nodulemnist import read_nodulemnist  # noqa: E402
+from noduscope.data.validation import KnownVolume  # noqa: E402
 from noduscope.errors import InputRefused, SettingsError  # noqa: E402
 from noduscope.grading import Grader, MalignancyCalibration, RatingScale, ratings  # noqa: E402
 from noduscope.heads import ATTRIBUTE, ATTRIBUTES, MALIGNANCY, NODULE, TYPE, channels  # noqa: E402
@@ -324,6 +327,36 @@ def scans(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+def test_a_tile_that_was_shifted_is_judged_at_its_nodule(stacks: list[NoduleStack]):
+    """At a scan's edge a tile does not have its nodule in its middle; the others are judged from the middle."""
+    stack = stacks[0]
+    middle = (stack.hu.shape[1] - 1) / 2
+    assert cv.given_point(stack) == (middle, middle)
+    _, y, x = np.argwhere(stack.agreement >= 0.5).mean(axis=0)
+    shifted = dataclasses.replace(stack, readers=np.roll(stack.readers, (20, -24), (1, 2)))
+    assert cv.given_point(shifted) == pytest.approx((y + 20, x - 24))
+
+
+def test_the_joint_threshold_lets_one_false_mark_per_scan_through():
+    """Worked by hand: 2 scans with false marks of joint logits 3, 2, 1 and 0; two may be seen, so the third may not."""
+    combination = Combination(detector=1.0, grader=2.0, intercept=-1.0, ungraded=0.0)
+    scan = make_chest(1).scan
+    lungs = np.ones(scan.geometry.shape_zyx, np.uint8)
+    lesion = Lesion((10.0, 10.0, 10.0), 8.0)
+    volume = KnownVolume("a", scan.hu, lungs, scan.geometry, (lesion,), ("solid",), ("free",))
+
+    def marks(*scores: float) -> Marks:
+        centres = np.array([(10, 10, 10), *((40, 40, 10 * i) for i in range(len(scores) - 1))], np.float32)
+        return Marks(centres, np.array(scores, np.float32), np.full(len(scores), 6, np.float32))
+
+    # the first of each scan lies in the lesion and is no false mark, however sure
+    first = (marks(9, 2, 1), np.array([9.0, 1.0, 1.0]))
+    second = (marks(9, 1, -1), np.array([9.0, 0.5, 1.0]))
+    found = finish.Scored((volume, volume), (first[0], second[0]), (first[1], second[1]))
+    (threshold,) = finish.joint_thresholds([found], combination)
+    assert 1 / (1 + math.exp(-1)) < threshold < 1 / (1 + math.exp(-2))
+
+
 def test_a_shipped_grader_is_trained_beside_the_detector_and_can_be_fitted_to_another(
     scans: Path, stacks: list[NoduleStack], folds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -338,7 +371,8 @@ def test_a_shipped_grader_is_trained_beside_the_detector_and_can_be_fitted_to_an
     assert (bundle.name, bundle.version, bundle.settings) == ("grader", "0.1", settings)
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["detector"] == load_bundle(find_bundle("detector")).sha256
-    for figure in ("## Benign or malignant", "size only", "## False positives of the detector", "CPM with grader"):
+    told = ("## Benign or malignant", "size only", "## False positives of the detector", "CPM with grader")
+    for figure in (*told, "Validation, with the grader", f"Default threshold {bundle.threshold:.3f}"):
         assert figure in bundle.card
     again = load_bundle(finish.join_grader(path, scans, tmp_path / "cache", tmp_path / "joined", "0.2"))
     assert (again.version, again.threshold, again.calibration) == ("0.2", bundle.threshold, bundle.calibration)

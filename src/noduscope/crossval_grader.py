@@ -74,14 +74,28 @@ class Judged:
     sizes: tuple[float, float, float, float]
 
 
+def given_point(stack: NoduleStack) -> tuple[float, float]:
+    """The ``(y, x)`` that a user would give: a tile's middle, or the outline's where no reader's reaches that.
+
+    Tiles are cut about a nodule, about 1 mm off its centre; at a scan's edge they are shifted inwards and their middle
+    is a place beside it.
+    """
+    low, high = int(np.floor(_MIDDLE)), int(np.ceil(_MIDDLE)) + 1
+    if (stack.agreement[:, low:high, low:high] > 0).any():
+        return _MIDDLE, _MIDDLE
+    _, y, x = np.argwhere(stack.agreement >= CONSENSUS).mean(axis=0)
+    return float(y), float(x)
+
+
 def judge_stack(engine: GraderEngine, stack: NoduleStack, fold: int) -> Judged:
-    """Grade a stack by planes that lie in it; a tile's middle stands for the point that a user gives."""
+    """Grade a stack by planes that lie in it, from `given_point`."""
     settings, spacing, n = engine.settings, stack.spacing_zyx_mm, len(stack.hu)
-    places = [(float(z), _MIDDLE, _MIDDLE) for z in range(n)]
+    point = given_point(stack)
+    places = [(float(z), *point) for z in range(n)]
     middle = [places[z] for z in middle_planes(0, n - 1)]
     logits = engine.judged([axial_view(stack.hu, spacing, p, settings, alone=True) for p in middle])
     shares = engine.shares(stack.hu, spacing, places)
-    reference = np.stack([in_plane(a, spacing[1:], (_MIDDLE, _MIDDLE), settings) for a in stack.agreement])
+    reference = np.stack([in_plane(a, spacing[1:], point, settings) for a in stack.agreement])
     sizes = (*_sizes(shares, spacing[0], settings), *_sizes(reference, spacing[0], settings))
     return Judged(stack, fold, logits, dice(shares >= 0.5, reference >= CONSENSUS), sizes[::2] + sizes[1::2])
 

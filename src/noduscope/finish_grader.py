@@ -22,7 +22,7 @@ from noduscope.crossval_grader import calibrate_malignancy, pool, rating_scales,
 from noduscope.data.crops import NoduleStack, isotropic_patch
 from noduscope.data.folds import patient_fold
 from noduscope.data.grader_batches import PlaceSamples, PlaceSource, labelled_nodules
-from noduscope.data.validation import RATES, KnownVolume, Matched, match
+from noduscope.data.validation import RATES, KnownVolume, Matched, match, plain_volumes
 from noduscope.errors import InputRefused
 from noduscope.findings import NOT_A_MEDICAL_DEVICE
 from noduscope.finish import NODULES_PER_SCAN, calibration_gap, default_threshold, group_lines, platt_scaling
@@ -37,6 +37,8 @@ from noduscope.train_grader import WEIGHTS, train_grader
 _DETECTION = "## False positives of the detector"
 _HARDEST = 60
 """Marks of the detector per training scan that the grader learns from."""
+_MOST_FOR_THRESHOLD = 50
+"""Training scans on which the threshold is checked."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,29 +180,41 @@ class Joint:
 
 def join(data: Path, cache: Path, settings: Settings, detector: Bundle, engine: GraderEngine) -> Joint:
     """Fit the joint probability of both networks on validation and measure it there and on test."""
-    validation, test = (score_side(data, cache, settings, detector, engine, s) for s in ("validation", "test"))
+    validation, test = (
+        score(side_volumes(data, cache, settings, side), detector, engine) for side in ("validation", "test")
+    )
+    training = score(plain_volumes(training_hosts(data, cache, settings)[:_MOST_FOR_THRESHOLD]), detector, engine)
     combination = combine(validation)
+    thresholds = joint_thresholds((validation, training), combination)
     content = {
         "calibration": nodule_calibration(validation),
-        "threshold": default_threshold(validation.volumes, validation.rescored(combination), Calibration()),
+        "threshold": max(thresholds),
         "combination": settings_to_dict(combination),
         "detector": detector.sha256,
     }
-    return Joint(content, _detection_lines((validation, test), combination, detector))
+    held = f"{thresholds[0]:.3f} on validation, {thresholds[1]:.3f} on {len(training.volumes)} training scans"
+    about = f"Default threshold {max(thresholds):.3f}: one false positive per scan at most ({held})."
+    return Joint(content, [*_detection_lines((validation, test), combination, detector), about, ""])
 
 
-def score_side(
-    data: Path, cache: Path, settings: Settings, detector: Bundle, engine: GraderEngine, side: str
-) -> Scored:
-    """The detector's marks on one side's volumes, each judged by the grader."""
-    volumes = side_volumes(data, cache, settings, side)
-    search, own = Engine(detector.network), detector.settings.preprocess
-    marks = tuple(find_marks(search, v.hu, v.lungs, own, settings.detect) for v in volumes)
+def joint_thresholds(sides: Sequence[Scored], combination: Combination) -> tuple[float, ...]:
+    """On each side the joint probability above which there is one false positive per scan.
+
+    The highest is what a bundle gets: validation scans may be few and easy, and training scans, on which a network
+    should be at its best, then tell that it is not as quiet elsewhere.
+    """
+    return tuple(default_threshold(side.volumes, side.rescored(combination), Calibration()) for side in sides)
+
+
+def score(volumes: Sequence[KnownVolume], detector: Bundle, engine: GraderEngine) -> Scored:
+    """The detector's marks on volumes, each judged by the grader."""
+    search, settings = Engine(detector.network), detector.settings
+    marks = tuple(find_marks(search, v.hu, v.lungs, settings.preprocess, settings.detect) for v in volumes)
     logits = tuple(
         engine.mark_logits(v.hu, v.geometry.spacing_zyx_mm, m).astype(np.float64)
         for v, m in zip(volumes, marks, strict=True)
     )
-    return Scored(volumes, marks, logits)
+    return Scored(tuple(volumes), marks, logits)
 
 
 def combine(side: Scored) -> Combination:

@@ -27,7 +27,7 @@ from noduscope.data.crops import CONSENSUS, NodulePatch, NoduleStack, isotropic_
 from noduscope.data.folds import patient_fold, require_disjoint
 from noduscope.data.hosts import HostScan, load_hosts
 from noduscope.data.synthetic import phantom_hosts
-from noduscope.data.validation import KnownVolume, Matched, implanted_volumes, match
+from noduscope.data.validation import KnownVolume, Matched, implanted_volumes, match, plain_volumes
 from noduscope.errors import InputRefused, SettingsError
 from noduscope.files import replace_text
 from noduscope.model.detector import build_detector, detector_loss
@@ -149,7 +149,7 @@ def side_volumes(data: Path, cache: Path, settings: Settings, side: str) -> tupl
         return implants_of(data, cache, settings, side)
     split = split_fold(read_scans(data), settings.split)
     hosts = cached_hosts(data, split.validation if side == "validation" else split.test, settings)
-    return tuple(v for h in hosts for v in implanted_volumes(h, (), copies=0, each=0, seed=0))
+    return plain_volumes(hosts)
 
 
 def usable_stacks(data: Path, settings: Settings) -> list[NoduleStack]:

@@ -35,6 +35,16 @@ class KnownVolume:
     places: tuple[str, ...]
 
 
+def plain_volumes(hosts: Sequence[HostScan]) -> tuple[KnownVolume, ...]:
+    """The scans as they are."""
+    return tuple(_plain(h) for h in hosts)
+
+
+def _plain(host: HostScan) -> KnownVolume:
+    own = ("real",) * len(host.lesions)
+    return KnownVolume(host.name, host.hu, host.lungs, host.geometry, host.lesions, own, own)
+
+
 def implanted_volumes(
     host: HostScan, patches: Sequence[NodulePatch], copies: int, each: int, seed: int
 ) -> list[KnownVolume]:
@@ -43,13 +53,12 @@ def implanted_volumes(
     The nodules are taken in turn, so that no one appears twice before all have appeared once; without any
     there are no copies.
     """
-    own = ("real",) * len(host.lesions)
-    volumes = [KnownVolume(host.name, host.hu, host.lungs, host.geometry, host.lesions, own, own)]
+    volumes = [_plain(host)]
     rng = np.random.default_rng((seed, len(host.hu)))
     order = list(rng.permutation(len(patches)))
     for copy in range(copies if order else 0):
         volume = host.hu.astype(np.float32)
-        lesions, types, places = list(host.lesions), list(own), list(own)
+        lesions, types, places = list(host.lesions), list(volumes[0].types), list(volumes[0].places)
         for _ in range(each):
             patch = patches[order[0]]
             order = order[1:] + order[:1]
