@@ -15,6 +15,7 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 keras = pytest.importorskip("keras")
 
+import h5py  # noqa: E402
 import openvino as ov  # noqa: E402
 
 from helpers_chest import NODULES, make_chest  # noqa: E402
@@ -31,7 +32,7 @@ from noduscope.data.grader_batches import GraderBatches, labelled_nodules, nodul
 from noduscope.data.nodulemnist import read_nodulemnist  # noqa: E402
 from noduscope.data.validation import KnownVolume  # noqa: E402
 from noduscope.errors import InputRefused, SettingsError  # noqa: E402
-from noduscope.grading import Grader, MalignancyCalibration, RatingScale, ratings  # noqa: E402
+from noduscope.grading import Grader, MalignancyCalibration, RatingScale, dense_share, ratings  # noqa: E402
 from noduscope.heads import ATTRIBUTE, ATTRIBUTES, MALIGNANCY, NODULE, TYPE, channels  # noqa: E402
 from noduscope.model.bundle import Calibration, find_bundle, load_bundle, write_bundle  # noqa: E402
 from noduscope.model.grader import build_grader, grade_loss, mask_loss  # noqa: E402
@@ -192,7 +193,7 @@ def test_the_summary_holds_every_table(stacks: list[NoduleStack], folds: Path):
 
 
 def test_without_outlines_no_size_error_is_made_up(stacks: list[NoduleStack]):
-    judged = [cv.Judged(s, 0, np.zeros(channels(2), np.float32), 0.0, (0.0, 8.0, 0.0, 200.0)) for s in stacks]
+    judged = [cv.Judged(s, 0, np.zeros(channels(2), np.float32), 0.0, (0.0, 8.0, 0.0, 200.0), 0.0) for s in stacks]
     with pytest.raises(InputRefused, match="of 12 nodules 0 were outlined"):
         cv.size_errors(judged)
 
@@ -201,7 +202,8 @@ def test_a_finished_run_is_used_and_another_one_refused(stacks: list[NoduleStack
     nodules = labelled_nodules(stacks[:4], SETTINGS.grader)
     first = train_grader(nodules, None, tmp_path, SETTINGS)
     again = train_grader(nodules, None, tmp_path, SETTINGS)
-    assert (tmp_path / WEIGHTS).exists()
+    with h5py.File(tmp_path / WEIGHTS) as file:
+        assert "optimizer" not in file  # its state is three times the weights
     for a, b in zip(first.get_weights(), again.get_weights(), strict=True):
         assert np.allclose(a, b)
     other = dataclasses.replace(SETTINGS, train_grader=TrainGraderSettings(epochs=3))
@@ -219,6 +221,25 @@ def test_malignancy_grows_with_opinion_and_size_and_its_interval_with_disagreeme
     split = calibration.interval(np.array([-1.0, 1.0]), 8.0)
     assert split.low < agreed.value < split.high
     assert split.value == pytest.approx(agreed.value)
+    calcified = dataclasses.replace(calibration, dense=-6.0).interval(np.zeros(4), 8.0, dense=0.5)
+    assert calcified.value == pytest.approx(1 / (1 + np.exp(4 - 2 * np.log(8) + 3)))
+
+
+def test_the_dense_share_counts_what_no_soft_tissue_reaches():
+    assert dense_share(np.array([[150, 200], [201, 900]], np.int16)) == 0.5
+    assert dense_share(np.zeros(0, np.int16)) == 0.0
+
+
+def test_calcium_speaks_for_benign_where_the_readers_say_so(stacks: list[NoduleStack]):
+    """Every second nodule holds calcium and is called benign, all else being equal."""
+    logits = np.zeros(channels(2), np.float32)
+    sizes = (9.0, 9.0, 300.0, 300.0)
+    held = [s for s in stacks if cv.label_of(s, cv.MAIN) is not None]
+    judged = [cv.Judged(s, 0, logits, 0.8, sizes, 0.0 if cv.label_of(s, cv.MAIN) else 0.4) for s in held]
+    calibration = cv.calibrate_malignancy(judged)
+    assert calibration.dense < 0
+    dense, plain = (calibration.interval(logits[MALIGNANCY], 9.0, share).value for share in (0.4, 0.0))
+    assert dense < 0.5 < plain
 
 
 def test_ratings_are_on_the_readers_scale(stacks: list[NoduleStack]):
@@ -232,7 +253,7 @@ def test_ratings_are_on_the_readers_scale(stacks: list[NoduleStack]):
         logits = middle.copy()
         logits[ATTRIBUTE] = 0.1 * (given - 3)
         rated = dataclasses.replace(stack, ratings={**stack.ratings, "margin": (given,) * 3})
-        judged.append(cv.Judged(rated, 0, logits, 1.0, (8.0, 8.0, 200.0, 200.0)))
+        judged.append(cv.Judged(rated, 0, logits, 1.0, (8.0, 8.0, 200.0, 200.0), 0.0))
     scales = cv.rating_scales(judged)
     said = [ratings(j.logits, scales)["margin"] for j in judged]
     meant = [j.stack.ratings["margin"][0] for j in judged]

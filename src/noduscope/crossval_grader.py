@@ -35,7 +35,7 @@ from noduscope.evaluate.nodules import (
 )
 from noduscope.files import csv_bytes, replace_files
 from noduscope.findings import NOT_A_MEDICAL_DEVICE, Interval
-from noduscope.grading import LEAST_MM, MalignancyCalibration, RatingScale, SizeError, ratings
+from noduscope.grading import LEAST_MM, MalignancyCalibration, RatingScale, SizeError, dense_share, ratings
 from noduscope.heads import ATTRIBUTES, MALIGNANCY, TYPE, TYPES
 from noduscope.measure import axial_axes_mm
 from noduscope.model.grader_engine import GraderEngine, middle_planes
@@ -65,6 +65,7 @@ class Judged:
     ----------
     logits : (heads,).
     sizes : predicted and reference diameter (mm), predicted and reference volume (mm³).
+    dense : `dense_share` inside the predicted outline.
     """
 
     stack: NoduleStack
@@ -72,6 +73,7 @@ class Judged:
     logits: NDArray[np.float32]
     dice: float
     sizes: tuple[float, float, float, float]
+    dense: float
 
 
 def given_point(stack: NoduleStack) -> tuple[float, float]:
@@ -97,7 +99,8 @@ def judge_stack(engine: GraderEngine, stack: NoduleStack, fold: int) -> Judged:
     shares = engine.shares(stack.hu, spacing, places)
     reference = np.stack([in_plane(a, spacing[1:], point, settings) for a in stack.agreement])
     sizes = (*_sizes(shares, spacing[0], settings), *_sizes(reference, spacing[0], settings))
-    return Judged(stack, fold, logits, dice(shares >= 0.5, reference >= CONSENSUS), sizes[::2] + sizes[1::2])
+    dense = dense_share(np.stack([in_plane(p, spacing[1:], point, settings) for p in stack.hu])[shares >= CONSENSUS])
+    return Judged(stack, fold, logits, dice(shares >= 0.5, reference >= CONSENSUS), sizes[::2] + sizes[1::2], dense)
 
 
 def _sizes(share: NDArray[np.float32], dz_mm: float, settings: GraderSettings) -> tuple[float, float]:
@@ -126,6 +129,7 @@ def run_fold(stacks: Sequence[NoduleStack], fold: int, out: Path, settings: Sett
         "logits": np.stack([j.logits for j in judged]),
         "dice": np.array([j.dice for j in judged]),
         "sizes": np.array([j.sizes for j in judged]),
+        "dense": np.array([j.dense for j in judged]),
     }
     temporary = file.with_name("tmp.judged.npz")
     np.savez(temporary, **arrays)
@@ -185,8 +189,8 @@ def pool(stacks: Sequence[NoduleStack], out: Path, folds: int) -> Pooled:
         rated += [[*ratings(j.logits, scales).values()] for j in tested]
         alone = calibrate_malignancy([j for j in answers[fold] if j.fold != fold])
         made += tested
-        intervals += [calibration.interval(j.logits[MALIGNANCY], j.sizes[0]) for j in tested]
-        strict += [alone.interval(j.logits[MALIGNANCY], j.sizes[0]).value for j in tested]
+        intervals += [calibration.interval(j.logits[MALIGNANCY], j.sizes[0], j.dense) for j in tested]
+        strict += [alone.interval(j.logits[MALIGNANCY], j.sizes[0], j.dense).value for j in tested]
     middle, low, high = (np.array([getattr(p, name) for p in intervals]) for name in ("value", "low", "high"))
     return Pooled(tuple(made), middle, low, high, np.array(strict), np.array(rated))
 
@@ -205,25 +209,25 @@ def _all_answers(stacks: Sequence[NoduleStack], out: Path, folds: int) -> dict[i
 
 def _read_judged(file: Path, by_name: dict[str, NoduleStack], folds: int) -> list[Judged]:
     with np.load(file, allow_pickle=False) as held:
-        rows = zip(held["names"].tolist(), held["logits"], held["dice"].tolist(), held["sizes"].tolist(), strict=True)
+        columns = (held[name].tolist() for name in ("names", "dice", "sizes", "dense"))
         return [
-            Judged(by_name[n], patient_fold(by_name[n].patient_id, folds), logits, d, tuple(sizes))
-            for n, logits, d, sizes in rows
+            Judged(by_name[n], patient_fold(by_name[n].patient_id, folds), logits, d, tuple(sizes), dense)
+            for logits, n, d, sizes, dense in zip(held["logits"], *columns, strict=True)
         ]
 
 
 def calibrate_malignancy(judged: Sequence[Judged]) -> MalignancyCalibration:
-    """Logistic regression of the main protocol's labels on opinion and measured size, without undecided nodules."""
+    """Logistic regression of the main protocol's labels on opinion, size and calcium, undecided nodules left out."""
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
 
     pairs = [(label, j) for j in judged if (label := label_of(j.stack, MAIN)) is not None]
     labels = np.array([label for label, _ in pairs])
     if len({*labels.tolist()}) < 2:
         return MalignancyCalibration(1.0, 0.0, 0.0)
-    seen = [(j.logits[MALIGNANCY].mean(), np.log(max(j.sizes[0], LEAST_MM))) for _, j in pairs]
+    seen = [(j.logits[MALIGNANCY].mean(), np.log(max(j.sizes[0], LEAST_MM)), j.dense) for _, j in pairs]
     fit = LogisticRegression(C=10.0).fit(np.array(seen, dtype=float), labels)
-    slope, size = (float(v) for v in fit.coef_[0])
-    return MalignancyCalibration(slope, size, float(fit.intercept_[0]))
+    slope, size, dense = (float(v) for v in fit.coef_[0])
+    return MalignancyCalibration(slope, size, float(fit.intercept_[0]), dense)
 
 
 def rating_scales(judged: Sequence[Judged]) -> dict[str, RatingScale]:

@@ -78,10 +78,14 @@ def train_grader(
             keras.callbacks.TerminateOnNaN(),
         ],
     )
+    trained = build_grader(
+        settings.grader
+    )  # a compiled model would write its optimiser's state, three times its own size
+    trained.set_weights(model.get_weights())
     temporary = out / f"tmp.{WEIGHTS}"
-    model.save_weights(temporary)
+    trained.save_weights(temporary)
     temporary.rename(out / WEIGHTS)
-    return model
+    return trained
 
 
 def _own(settings: Settings) -> tuple[object, ...]:
