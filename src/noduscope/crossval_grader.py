@@ -333,6 +333,7 @@ def summarise(pooled: Pooled) -> dict[str, Any]:
         "not_a_medical_device": NOT_A_MEDICAL_DEVICE,
         "nodules": len(judged),
         "patients": len(set(patients)),
+        "not_in_the_middle_of_their_tile": sum(given_point(j.stack) != (_MIDDLE, _MIDDLE) for j in judged),
         "protocols": {},
         "strictly_calibrated": {
             "auc": float(roc_auc_score(labels, pooled.strict[kept])),

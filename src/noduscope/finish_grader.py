@@ -265,8 +265,10 @@ def write_card(version: str, summary: dict[str, Any], detection: Sequence[str]) 
         f"{summary['nodules']} nodules of {summary['patients']} patients of LIDC-IDRI (CC BY 3.0), three or more "
         "readers each, as stacks of slices. Ten folds by patient; of each fold one part is tested, one left out, the "
         "others train; no epoch is chosen. Figures are pooled out of fold, intervals by patient; each fold's "
-        "probability is calibrated on the out-of-fold answers of the others. The "
-        "shipped weights were trained on eight of the ten parts, and besides on nodules set into whole scans.",
+        "probability (of opinion, diameter, and share above 200 HU) is calibrated on the out-of-fold answers of the "
+        f"others. The point given is a tile's middle; for the {summary['not_in_the_middle_of_their_tile']} nodules "
+        "that do not lie there it is the outline's. The shipped weights were trained on eight of the ten "
+        "parts, and besides on nodules set into whole scans.",
         "",
         *_malignancy_lines(summary),
         *_outline_lines(summary),

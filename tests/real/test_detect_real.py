@@ -29,7 +29,7 @@ WITH_NODULES = ("LIDC-IDRI-0001", "LIDC-IDRI-0314")
 WITHOUT_KNOWN_NODULES = ("LCTSC-Test-S1-101", "LCTSC-Test-S1-102", "RICORD-1A-000082")
 MOST_FALSE = 4
 PNEUMONIA = "RICORD-1A-000082"
-"""Has eight marks at the default threshold, some nodules by the look: held to `MOST_FALSE` at even odds only."""
+"""Has five marks at the default threshold, some nodules by the look: held to `MOST_FALSE` at even odds only."""
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from noduscope.augment import Crop, View, cut, other_calibration, other_kernel, thick_slices
+from noduscope.augment import Crop, View, cut, other_calibration, other_kernel
 from noduscope.boxes import Lesion
 from noduscope.data.crops import CONSENSUS, NodulePatch, NoduleStack
 from noduscope.data.hosts import HostScan
@@ -37,7 +37,7 @@ _ALONE = 0.75
 _EDGE_SHARE = 0.25
 """Of the largest outline; planes with less show too little of a nodule to be graded by it."""
 _THICK = 0.2
-"""Share of the views that show thicker slices than there are."""
+"""Share of the views of labelled nodules that show thicker slices than there are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -210,10 +210,10 @@ class PlaceSamples:
         z = (len(crop) - 1) / 2 + rng.uniform(-reach, reach)
         z = int(np.clip(round(z), 2, len(crop) - 3))
         labels = np.zeros((2, channels(self.settings.opinions)), np.float32)
-        return Sample(encode(degraded(rng, self._planes(_maybe_thick(rng, crop), z, 0))), labels, subpixels(shape[z]))
+        return Sample(encode(degraded(rng, self._planes(crop, z, 0))), labels, subpixels(shape[z]))
 
     def _judged(self, rng: np.random.Generator, crop: Crop, *, nodule: bool) -> Sample:
-        axis, crop = int(rng.integers(3)), _maybe_thick(rng, crop)
+        axis = int(rng.integers(3))
         labels = np.zeros((2, channels(self.settings.opinions)), np.float32)
         labels[:, NODULE] = float(nodule), _FOUND_WEIGHT
         edge = self.settings.view_voxels
@@ -259,13 +259,6 @@ class PlaceSamples:
         voxels = self._lung[index]
         z, y, x = np.unravel_index(voxels[rng.integers(len(voxels))], self.source.hosts[index].lungs.shape)
         return index, (float(z), float(y), float(x))
-
-
-def _maybe_thick(rng: np.random.Generator, crop: Crop) -> Crop:
-    """The crop, sometimes as slices of up to five voxels would show it."""
-    if rng.random() >= _THICK:
-        return crop
-    return thick_slices(crop, float(np.exp(rng.uniform(np.log(1.2), np.log(5.0)))))
 
 
 def _near(lesion: Lesion, place: tuple[float, float, float]) -> bool:
