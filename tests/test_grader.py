@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,16 @@ def test_every_nodule_is_judged_once_by_a_fold_without_its_patient(stacks: list[
     assert sorted(j.stack.name for j in pooled.judged) == sorted(s.name for s in stacks)
     assert all(j.fold == patient_fold(j.stack.patient_id, 3) for j in pooled.judged)
     assert ((pooled.low <= pooled.probability) & (pooled.probability <= pooled.high)).all()
+
+
+def test_a_fold_judged_by_an_earlier_version_is_refused(stacks: list[NoduleStack], folds: Path, tmp_path: Path):
+    shutil.copytree(folds, tmp_path / "cv")
+    file = tmp_path / "cv" / "fold-1" / "judged.npz"
+    with np.load(file) as held:
+        earlier = {name: held[name] for name in held.files if name != "dense"}
+    np.savez(file, **earlier)
+    with pytest.raises(InputRefused, match=r"judged\.npz is of an earlier version"):
+        cv.pool(stacks, tmp_path / "cv", 3)
 
 
 def test_the_summary_holds_every_table(stacks: list[NoduleStack], folds: Path):

@@ -209,6 +209,8 @@ def _all_answers(stacks: Sequence[NoduleStack], out: Path, folds: int) -> dict[i
 
 def _read_judged(file: Path, by_name: dict[str, NoduleStack], folds: int) -> list[Judged]:
     with np.load(file, allow_pickle=False) as held:
+        if "dense" not in held:
+            raise InputRefused(f"{file} is of an earlier version: delete it; the fold is judged anew, not trained anew")
         columns = (held[name].tolist() for name in ("names", "dice", "sizes", "dense"))
         return [
             Judged(by_name[n], patient_fold(by_name[n].patient_id, folds), logits, d, tuple(sizes), dense)
