@@ -78,9 +78,8 @@ def train_grader(
             keras.callbacks.TerminateOnNaN(),
         ],
     )
-    trained = build_grader(
-        settings.grader
-    )  # a compiled model would write its optimiser's state, three times its own size
+    # a compiled model would write its optimiser's state as well
+    trained = build_grader(settings.grader)
     trained.set_weights(model.get_weights())
     temporary = out / f"tmp.{WEIGHTS}"
     trained.save_weights(temporary)
