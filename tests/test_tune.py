@@ -277,6 +277,35 @@ def test_a_detector_needs_a_place_for_prepared_scans(noduscope, tmp_path: Path):
     assert "--cache" in error
 
 
+def test_weights_to_begin_with_are_checked_before_anything_is_prepared(noduscope, tmp_path: Path):
+    weights = tmp_path / "best.weights.h5"
+    where = ["--data", tmp_path, "--cache", tmp_path, "--study", tmp_path / "s", "-o", tmp_path, "--start", weights]
+    status, _, error = noduscope("tune", "detector", *where)
+    assert status == 3
+    assert "is no file of weights" in error
+    weights.touch()
+    status, _, error = noduscope("tune", "detector", *where)
+    assert status == 2
+    assert "tune_detector.filters and tune_detector.blocks" in error
+
+
+def test_every_trial_of_a_detector_begins_with_the_given_weights(tmp_path: Path, monkeypatch):
+    pytest.importorskip("keras")
+    from noduscope.train import TrainResult
+    from noduscope.tune import objectives
+
+    begun = []
+
+    def fit(split, folder, settings, start, on_validation) -> TrainResult:
+        begun.append(start)
+        return TrainResult(folder / "best.weights.h5", 0.5, 1)
+
+    monkeypatch.setattr(objectives, "fit_detector", fit)
+    objective = objectives.detector_objective(None, tmp_path / "good.weights.h5")
+    assert objective(Settings(), tmp_path, lambda *told: None) == 0.5
+    assert begun == [tmp_path / "good.weights.h5"]
+
+
 @pytest.mark.slow
 def test_tuning_a_detector_from_the_command_line(noduscope, tmp_path: Path):
     """Two trials of two steps on made scans: the start and one draw; the best file is one that train reads."""

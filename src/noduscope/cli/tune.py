@@ -39,6 +39,9 @@ def tune_detector(
         int | None, typer.Option("--fold", min=0, max=9, help="Fold left out for test; the next one is for validation.")
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps of each trial.")] = None,
+    start: Annotated[
+        Path | None, typer.Option("--start", help="Weights that each trial begins with, for fine-tuning.")
+    ] = None,
     settings: SettingsFile = None,
     as_json: Json = False,
 ) -> None:
@@ -51,11 +54,13 @@ def tune_detector(
     chosen = with_steps(load_settings(settings), steps)
     if fold is not None:
         chosen = with_fold(chosen, fold)
+    if start is not None:
+        _check_start(start, chosen)
     _need_optuna()
     from noduscope.train import detector_data
     from noduscope.tune.objectives import detector_objective
 
-    objective = detector_objective(detector_data(folder, cache or folder, chosen))
+    objective = detector_objective(detector_data(folder, cache or folder, chosen), start)
     say(_search(objective, "detector", chosen, (study, out, trials), as_json))
 
 
@@ -78,6 +83,18 @@ def tune_grader(
 
     objective = grader_objective(usable_stacks(folder, chosen), chosen)
     say(_search(objective, "grader", chosen, (study, out, trials), as_json))
+
+
+def _check_start(start: Path, settings: Settings) -> None:
+    """Refuse, before anything is prepared, a start that no trial could begin with."""
+    from noduscope.errors import InputRefused, SettingsError
+
+    if not start.is_file():
+        raise InputRefused(f"{start} is no file of weights")
+    searched = [k for k in ("filters", "blocks") if getattr(settings.tune_detector, k)]
+    if searched:
+        names = " and ".join(f"tune_detector.{k}" for k in searched)
+        raise SettingsError(f"weights to begin with fit one architecture only: set {names} to []")
 
 
 def _need_optuna() -> None:

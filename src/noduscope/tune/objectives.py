@@ -24,12 +24,17 @@ from noduscope.tune.search import Objective, Report
 _EPOCHS_PER_VALIDATION = 4  # judging all nodules takes about as long as an epoch
 
 
-def detector_objective(split: DetectorData) -> Objective:
-    """Train a detector; its best CPM on the validation volumes is the score. The test side is not looked at."""
+def detector_objective(split: DetectorData, start: Path | None = None) -> Objective:
+    """Train a detector; its best CPM on the validation volumes is the score. The test side is not looked at.
+
+    Parameters
+    ----------
+    start : weights that every trial begins with, for fine-tuning; the space may then not search the architecture.
+    """
 
     def objective(settings: Settings, folder: Path, report: Report) -> float:
         try:
-            return fit_detector(split, folder, settings, on_validation=report).best_cpm
+            return fit_detector(split, folder, settings, start, report).best_cpm
         finally:
             keras.utils.clear_session()  # else every trial's graph stays in memory
 
