@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers_followup import GOOD, result_of, shifted
+from noduscope.changes import change, doubling_time, growth_rules
 from noduscope.errors import InputRefused
 from noduscope.findings import Diameter, Interval, Nodule
-from noduscope.growth import change, compare, doubling_time, growth_rules, match_nodules
+from noduscope.growth import compare, match_nodules
 from noduscope.scan import Geometry, Scan, ScanSource
 from noduscope.settings import GrowthSettings
 

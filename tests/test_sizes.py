@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from noduscope.changes import change
 from noduscope.findings import Interval
-from noduscope.growth import change
 from noduscope.measure import measure_nodule
 from noduscope.scan import Geometry, Scan, ScanSource
 from noduscope.sizes import reader_interval, repeat_interval

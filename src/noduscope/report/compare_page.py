@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from noduscope import __version__
+from noduscope.changes import Change
 from noduscope.findings import NOT_A_MEDICAL_DEVICE, Nodule, ScanResult
-from noduscope.growth import STATUSES, Change, Comparison, FollowUp, Sighting, Status
+from noduscope.growth import STATUSES, Comparison, FollowUp, Sighting, Status
 from noduscope.preprocess import in_threads
 from noduscope.report.compare_tables import (
     RULE_NAMES,

@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from noduscope import __version__
+from noduscope.changes import DoublingTime
 from noduscope.findings import NOT_A_MEDICAL_DEVICE, Interval, ScanResult
-from noduscope.growth import STATUSES, Comparison, DoublingTime, FollowUp, Sighting
+from noduscope.growth import STATUSES, Comparison, FollowUp, Sighting
 from noduscope.report.tables import RUN_SCHEMA, csv_text, input_facts, json_text, platform_facts
 from noduscope.settings import Settings, settings_to_dict
 
