@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -254,6 +255,10 @@ def test_a_finished_run_is_a_bundle_that_predicts(data: Path, cache: Path, strai
     bundle = load_bundle(path)
     assert (bundle.name, bundle.version) == ("detector", "0.1")
     assert bundle.settings == SETTINGS
+    told = re.search(r"Default threshold (\S+): .* \((\S+) on validation, (\S+) on 1 training scans\)", bundle.card)
+    assert told, bundle.card
+    threshold, *held = map(float, told.groups())
+    assert threshold == max(held) == round(bundle.threshold, 3)
     assert 0 <= bundle.threshold <= 1
     assert {p.name for p in path.iterdir()} == {
         "manifest.json",

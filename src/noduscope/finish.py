@@ -21,7 +21,7 @@ from noduscope.boxes import Marks
 from noduscope.data.cached import is_cache
 from noduscope.data.hosts import reviewed_findings
 from noduscope.data.implant import PLACES
-from noduscope.data.validation import RATES, KnownVolume, Matched, match
+from noduscope.data.validation import RATES, KnownVolume, Matched, match, plain_volumes
 from noduscope.errors import InputRefused
 from noduscope.evaluate.detections import run_detections
 from noduscope.evaluate.froc import FrocSettings
@@ -33,13 +33,15 @@ from noduscope.model.detector import build_detector
 from noduscope.model.engine import Engine, find_marks
 from noduscope.model.ir import to_openvino
 from noduscope.settings import Settings, load_settings
-from noduscope.train import read_history, side_volumes
+from noduscope.train import read_history, side_volumes, training_hosts
 
 NODULES_PER_SCAN = 1186 / 888
 """LUNA16's mean; implants make nodules far more frequent than they are, and a probability must not."""
 ORIGIN = "origin.txt"
 """In a run folder that was not trained but made: says of what."""
-_THRESHOLD_RATE = 1.0  # false positives per scan on validation at the default threshold
+_THRESHOLD_RATE = 1.0  # false positives per scan at the default threshold
+_MOST_FOR_THRESHOLD = 50
+"""Training scans on which the threshold is checked."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,18 +84,21 @@ def finish_detector(run: Path, data: Path, cache: Path, version: str) -> Path:
     validation = _measure(run / "validation", volumes, marks, calibration)
     test_volumes = side_volumes(data, cache, settings, "test")
     test = _measure(run / "test", test_volumes, _search(engine, test_volumes, settings), calibration)
-    threshold = default_threshold(volumes, marks, calibration)
-    about = luna16_lines(settings) if is_cache(data) else collection_lines(settings)
-    card = write_card(
-        version, [*about, f"The weights are {_origin(run)}.", ""], (validation, test), (calibration, threshold)
+    training = training_volumes(data, cache, settings)
+    thresholds = (
+        default_threshold(volumes, marks, calibration),
+        default_threshold(training, _search(engine, training, settings), calibration),
     )
+    about = luna16_lines(settings) if is_cache(data) else collection_lines(settings)
+    about += [f"The weights are {_origin(run)}.", ""]
+    card = write_card(version, about, (validation, test), (calibration, threshold_line(thresholds, len(training))))
 
     def fill(folder: Path) -> None:
         ov.save_model(network, folder / "model.xml", compress_to_fp16=False)
         model.save_weights(folder / "detector.weights.h5")
         (folder / "card.md").write_text(card, encoding="utf-8")
 
-    content = {"settings": settings, "calibration": calibration, "threshold": threshold}
+    content = {"settings": settings, "calibration": calibration, "threshold": max(thresholds)}
     path = run / f"detector-{version}"
     write_bundle(path, ("detector", version), content, fill)
     return path
@@ -154,12 +159,33 @@ def _weighted(matched: Matched) -> tuple[NDArray[np.float64], NDArray[np.bool_],
 
 
 def default_threshold(volumes: Sequence[KnownVolume], marks: Sequence[Marks], calibration: Calibration) -> float:
-    """The probability above which there is one false positive per validation scan."""
+    """The probability above which there is one false positive per scan."""
     matched = match(volumes, marks)
     scores = np.sort(matched.false_positives)[::-1]
     allowed = int(_THRESHOLD_RATE * matched.scans)
     logit = float(scores[allowed]) if allowed < len(scores) else -4.0
     return min(1.0, round(calibration.probability(logit) + 1e-4, 4))
+
+
+def training_volumes(data: Path, cache: Path, settings: Settings) -> tuple[KnownVolume, ...]:
+    """Training scans as they are, on which the threshold is checked.
+
+    Validation scans may be few and easy. Where more than one false positive per scan is left on training scans, on
+    which a network should be at its best, it is not as quiet elsewhere; the higher of the two thresholds counts.
+    """
+    return plain_volumes(training_hosts(data, cache, settings)[:_MOST_FOR_THRESHOLD])
+
+
+def threshold_line(thresholds: tuple[float, float], training: int) -> str:
+    """What a card says of the default threshold.
+
+    Parameters
+    ----------
+    thresholds : see `default_threshold`: on validation and on training scans.
+    training : number of training scans.
+    """
+    held = f"{thresholds[0]:.3f} on validation, {thresholds[1]:.3f} on {training} training scans"
+    return f"Default threshold {max(thresholds):.3f}: {_THRESHOLD_RATE:g} false positive per scan at most ({held})."
 
 
 def _measure(out: Path, volumes: Sequence[KnownVolume], marks: Sequence[Marks], calibration: Calibration) -> Measured:
@@ -239,9 +265,9 @@ def write_card(
     version: str,
     about: Sequence[str],
     measured: tuple[Measured, Measured],
-    decision: tuple[Calibration, float],
+    decision: tuple[Calibration, str],
 ) -> str:
-    """The model card, every figure computed; `about` tells of data and protocol."""
+    """The model card, every figure computed; `about` tells of data and protocol, `decision` of the probability."""
     validation, test = measured
     calibration, threshold = decision
     lines = [
@@ -260,8 +286,7 @@ def write_card(
         "## Probability",
         "",
         f"Platt scaling on validation (slope {calibration.slope:.3f}, intercept {calibration.intercept:.3f}) at "
-        f"{NODULES_PER_SCAN:.2f} nodules per scan, LUNA16's mean. Default threshold {threshold:.3f}: "
-        f"{_THRESHOLD_RATE:g} false positive per validation scan. "
+        f"{NODULES_PER_SCAN:.2f} nodules per scan, LUNA16's mean. {threshold} "
         f"Expected calibration error {gaps[0]:.3f} on validation, {gaps[1]:.3f} on test (ten bins, weighted alike).",
         "",
         "## What it cannot do",

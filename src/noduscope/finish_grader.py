@@ -22,10 +22,18 @@ from noduscope.crossval_grader import calibrate_malignancy, pool, rating_scales,
 from noduscope.data.crops import NoduleStack, isotropic_patch
 from noduscope.data.folds import patient_fold
 from noduscope.data.grader_batches import PlaceSamples, PlaceSource, labelled_nodules
-from noduscope.data.validation import RATES, KnownVolume, Matched, match, plain_volumes
+from noduscope.data.validation import RATES, KnownVolume, Matched, match
 from noduscope.errors import InputRefused
 from noduscope.findings import NOT_A_MEDICAL_DEVICE
-from noduscope.finish import NODULES_PER_SCAN, calibration_gap, default_threshold, group_lines, platt_scaling
+from noduscope.finish import (
+    NODULES_PER_SCAN,
+    calibration_gap,
+    default_threshold,
+    group_lines,
+    platt_scaling,
+    threshold_line,
+    training_volumes,
+)
 from noduscope.model.bundle import Bundle, Calibration, find_bundle, load_bundle, write_bundle
 from noduscope.model.engine import Engine, find_marks
 from noduscope.model.grader_engine import GraderEngine
@@ -37,8 +45,6 @@ from noduscope.train_grader import WEIGHTS, train_grader
 _DETECTION = "## False positives of the detector"
 _HARDEST = 60
 """Marks of the detector per training scan that the grader learns from."""
-_MOST_FOR_THRESHOLD = 50
-"""Training scans on which the threshold is checked."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,27 +189,22 @@ def join(data: Path, cache: Path, settings: Settings, detector: Bundle, engine: 
     validation, test = (
         score(side_volumes(data, cache, settings, side), detector, engine) for side in ("validation", "test")
     )
-    training = score(plain_volumes(training_hosts(data, cache, settings)[:_MOST_FOR_THRESHOLD]), detector, engine)
+    training = score(training_volumes(data, cache, settings), detector, engine)
     combination = combine(validation)
-    thresholds = joint_thresholds((validation, training), combination)
+    thresholds = joint_threshold(validation, combination), joint_threshold(training, combination)
     content = {
         "calibration": nodule_calibration(validation),
         "threshold": max(thresholds),
         "combination": settings_to_dict(combination),
         "detector": detector.sha256,
     }
-    held = f"{thresholds[0]:.3f} on validation, {thresholds[1]:.3f} on {len(training.volumes)} training scans"
-    about = f"Default threshold {max(thresholds):.3f}: one false positive per scan at most ({held})."
+    about = threshold_line(thresholds, len(training.volumes))
     return Joint(content, [*_detection_lines((validation, test), combination, detector), about, ""])
 
 
-def joint_thresholds(sides: Sequence[Scored], combination: Combination) -> tuple[float, ...]:
-    """On each side the joint probability above which there is one false positive per scan.
-
-    The highest is what a bundle gets: validation scans may be few and easy, and training scans, on which a network
-    should be at its best, then tell that it is not as quiet elsewhere.
-    """
-    return tuple(default_threshold(side.volumes, side.rescored(combination), Calibration()) for side in sides)
+def joint_threshold(side: Scored, combination: Combination) -> float:
+    """The joint probability above which there is one false positive per scan."""
+    return default_threshold(side.volumes, side.rescored(combination), Calibration())
 
 
 def score(volumes: Sequence[KnownVolume], detector: Bundle, engine: GraderEngine) -> Scored:
