@@ -398,12 +398,20 @@ def test_a_shipped_grader_is_trained_beside_the_detector_and_can_be_fitted_to_an
     settings = dataclasses.replace(
         SETTINGS, split=split, train_grader=dataclasses.replace(SETTINGS.train_grader, epochs=2)
     )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / finish.ORIGIN).write_text("two trunks side by side\n", encoding="utf-8")
     path = finish.finish_grader(scans, tmp_path / "cache", tmp_path / "run", folds, settings, "0.1")
     bundle = load_bundle(path)
     assert (bundle.name, bundle.version, bundle.settings) == ("grader", "0.1", settings)
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["detector"] == load_bundle(find_bundle("detector")).sha256
-    told = ("## Benign or malignant", "size only", "## False positives of the detector", "CPM with grader")
+    told = (
+        "## Benign or malignant",
+        "They are two trunks side by side.",
+        "size only",
+        "## False positives of the detector",
+        "CPM with grader",
+    )
     for figure in (*told, "Validation, with the grader", f"Default threshold {bundle.threshold:.3f}"):
         assert figure in bundle.card
     again = load_bundle(finish.join_grader(path, scans, tmp_path / "cache", tmp_path / "joined", "0.2"))

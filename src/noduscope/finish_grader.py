@@ -27,6 +27,7 @@ from noduscope.errors import InputRefused
 from noduscope.findings import NOT_A_MEDICAL_DEVICE
 from noduscope.finish import (
     NODULES_PER_SCAN,
+    ORIGIN,
     calibration_gap,
     default_threshold,
     group_lines,
@@ -117,7 +118,9 @@ def finish_grader(data: Path, cache: Path, run: Path, crossval: Path, settings: 
         "size_error": {k: vars_of(v) for k, v in size_errors(pooled.judged).items()},
         **joint.content,
     }
-    card = write_card(version, summary, joint.card)
+    made = run / ORIGIN
+    origin = f" They are {made.read_text(encoding='utf-8').strip()}." if made.exists() else ""
+    card = write_card(version, summary, joint.card, origin)
 
     def fill(folder: Path) -> None:
         ov.save_model(network, folder / "model.xml", compress_to_fp16=False)
@@ -251,8 +254,14 @@ def _labelled(side: Scored) -> tuple[NDArray[np.float64], NDArray[np.bool_], flo
     return np.array(hits + false), labels, min(1.0, NODULES_PER_SCAN * len(side.volumes) / max(lesions, 1))
 
 
-def write_card(version: str, summary: dict[str, Any], detection: Sequence[str]) -> str:
-    """The model card, every figure computed; `detection` is the section on the detector."""
+def write_card(version: str, summary: dict[str, Any], detection: Sequence[str], origin: str = "") -> str:
+    """The model card, every figure computed.
+
+    Parameters
+    ----------
+    detection : the section on the detector.
+    origin : a sentence on where the weights come from, where they were not trained as one.
+    """
     lines = [
         f"# grader {version}",
         "",
@@ -269,7 +278,7 @@ def write_card(version: str, summary: dict[str, Any], detection: Sequence[str]) 
         "probability (of opinion, diameter, and share above 200 HU) is calibrated on the out-of-fold answers of the "
         f"others. The point given is a tile's middle; for the {summary['not_in_the_middle_of_their_tile']} nodules "
         "that do not lie there it is the outline's. The shipped weights were trained on eight of the ten "
-        "parts, and besides on nodules set into whole scans.",
+        f"parts, and besides on nodules set into whole scans.{origin}",
         "",
         *_malignancy_lines(summary),
         *_outline_lines(summary),

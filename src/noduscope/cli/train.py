@@ -116,6 +116,21 @@ def train_grader(
     typer.echo(f"bundle: {finish_grader(folder, cache, out, crossval, load_settings(settings), version)}")
 
 
+@app.command("ensemble")
+def train_ensemble(
+    graders: Annotated[
+        list[Path],
+        typer.Argument(help="Bundles or run folders of graders; the first is the one that says what a nodule is."),
+    ],
+    out: Out,
+) -> None:
+    """Make a run folder of one grader with the trunks of several; `train grader` on it measures it."""
+    need_keras()
+    from noduscope.ensemble import ensemble_graders
+
+    typer.echo(f"run: {ensemble_graders(graders, out)}")
+
+
 @app.command("join")
 def train_join(
     grader: Annotated[Path, typer.Argument(help="Folder of a grader's bundle.")],
