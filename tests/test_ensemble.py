@@ -12,15 +12,15 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 pytest.importorskip("keras")
 
-from noduscope.ensemble import ensemble_graders  # noqa: E402
-from noduscope.errors import InputRefused, SettingsError  # noqa: E402
-from noduscope.heads import NODULE  # noqa: E402
-from noduscope.model.grader import VIEW_CHANNELS, build_grader  # noqa: E402
-from noduscope.model.grader_engine import GraderEngine  # noqa: E402
-from noduscope.model.ir import to_openvino  # noqa: E402
-from noduscope.settings import GraderSettings, Settings, SplitSettings, load_settings, settings_to_toml  # noqa: E402
-from noduscope.train_grader import WEIGHTS  # noqa: E402
-from test_ir import stirred  # noqa: E402
+from noduscope.ensemble import ensemble_graders
+from noduscope.errors import InputRefused, SettingsError
+from noduscope.heads import NODULE
+from noduscope.model.grader import VIEW_CHANNELS, build_grader
+from noduscope.model.grader_engine import GraderEngine
+from noduscope.model.ir import to_openvino
+from noduscope.settings import GraderSettings, Settings, SplitSettings, load_settings, settings_to_toml
+from noduscope.train_grader import WEIGHTS
+from test_ir import stirred
 
 SETTINGS = Settings(grader=GraderSettings(view_voxels=16, filters=(4, 6, 8), blocks=1, dense=8, opinions=4))
 

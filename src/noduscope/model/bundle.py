@@ -2,7 +2,7 @@
 
 ::
 
-    detector-1.1/
+    detector-1.2/
       manifest.json        name, version, settings, calibration, SHA-256 of every other file
       model.xml model.bin  the network for OpenVINO
       detector.weights.h5  the same weights for Keras, for fine-tuning
