@@ -33,6 +33,7 @@ from noduscope.data.grader_batches import GraderBatches, labelled_nodules, nodul
 from noduscope.data.nodulemnist import read_nodulemnist  # noqa: E402
 from noduscope.data.validation import KnownVolume  # noqa: E402
 from noduscope.errors import InputRefused, SettingsError  # noqa: E402
+from noduscope.finish import ORIGIN  # noqa: E402
 from noduscope.grading import Grader, MalignancyCalibration, RatingScale, dense_share, ratings  # noqa: E402
 from noduscope.heads import ATTRIBUTE, ATTRIBUTES, MALIGNANCY, NODULE, TYPE, channels  # noqa: E402
 from noduscope.model.bundle import Calibration, find_bundle, load_bundle, write_bundle  # noqa: E402
@@ -399,7 +400,7 @@ def test_a_shipped_grader_is_trained_beside_the_detector_and_can_be_fitted_to_an
         SETTINGS, split=split, train_grader=dataclasses.replace(SETTINGS.train_grader, epochs=2)
     )
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / finish.ORIGIN).write_text("two trunks side by side\n", encoding="utf-8")
+    (tmp_path / "run" / ORIGIN).write_text("two trunks side by side\n", encoding="utf-8")
     path = finish.finish_grader(scans, tmp_path / "cache", tmp_path / "run", folds, settings, "0.1")
     bundle = load_bundle(path)
     assert (bundle.name, bundle.version, bundle.settings) == ("grader", "0.1", settings)

@@ -11,6 +11,7 @@ from noduscope.errors import InputRefused, SettingsError
 from noduscope.files import replace_text
 from noduscope.finish import ORIGIN
 from noduscope.model.detector import build_detector
+from noduscope.model.weights import keep_weights
 from noduscope.settings import load_settings, settings_to_toml
 
 
@@ -44,7 +45,7 @@ def average_weights(weights: Sequence[Path], settings: Path, out: Path) -> Path:
         held.append(model.get_weights())
     model.set_weights([np.mean(layer, axis=0) for layer in zip(*held, strict=True)])
     out.mkdir(parents=True, exist_ok=True)
-    model.save_weights(out / "best.weights.h5")
+    keep_weights(model, out / "best.weights.h5")
     replace_text(out / ORIGIN, f"the mean of {len(weights)} weights of one training, chosen on validation")
     replace_text(out / "settings.toml", settings_to_toml(chosen))
     return out

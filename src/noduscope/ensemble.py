@@ -17,6 +17,7 @@ from noduscope.finish import ORIGIN
 from noduscope.heads import NODULE
 from noduscope.model.bundle import load_bundle
 from noduscope.model.grader import build_grader
+from noduscope.model.weights import keep_weights
 from noduscope.settings import Settings, load_settings, settings_to_toml
 from noduscope.train_grader import WEIGHTS
 
@@ -38,8 +39,7 @@ class _Trained:
             return cls(folder.name, folder / WEIGHTS, load_bundle(folder).settings)
         return cls("a run", folder / WEIGHTS, load_settings(folder / "settings.toml"))
 
-    @property
-    def model(self) -> keras.Model:
+    def load(self) -> keras.Model:
         """The network."""
         model = build_grader(self.settings.grader)
         model.load_weights(self.weights)
@@ -82,16 +82,13 @@ def ensemble_graders(graders: Sequence[Path], out: Path) -> Path:
     members = sum(p.settings.grader.members for p in parts)
     settings = replace(first, grader=replace(first.grader, members=members))
     model = build_grader(settings.grader)
-    place = 0
-    for part in parts:
-        own = part.model
-        share = members / part.settings.grader.members if part is parts[0] else 0.0
-        for i in range(part.settings.grader.members):
-            _copy_trunk(own, f"member{i}_", model, f"member{place}_")
-            _scale_nodule(model.get_layer(f"member{place}_grade"), share)
-            place += 1
+    trunks = [(own, i) for p in parts for own in [p.load()] for i in range(p.settings.grader.members)]
+    for place, (own, i) in enumerate(trunks):
+        _copy_trunk(own, f"member{i}_", model, f"member{place}_")
+        share = members / first.grader.members if place < first.grader.members else 0.0
+        _scale_nodule(model.get_layer(f"member{place}_grade"), share)
     out.mkdir(parents=True, exist_ok=True)
-    model.save_weights(out / WEIGHTS)
+    keep_weights(model, out / WEIGHTS)
     names = " and ".join(f"{p.settings.grader.members} of {p.name}" for p in parts)
     replace_text(
         out / ORIGIN, f"{members} trunks side by side ({names}), nodule or not answered by those of the first alone"

@@ -104,10 +104,16 @@ def finish_detector(run: Path, data: Path, cache: Path, version: str) -> Path:
     return path
 
 
+def made_of(run: Path) -> str | None:
+    """What the weights of a run folder were made of, in words; None where they were trained there."""
+    file = run / ORIGIN
+    return file.read_text(encoding="utf-8").strip() if file.exists() else None
+
+
 def _origin(run: Path) -> str:
     """Which weights of a run these are, in words."""
-    if (run / ORIGIN).exists():
-        return (run / ORIGIN).read_text(encoding="utf-8").strip()
+    if made := made_of(run):
+        return made
     history = read_history(run)
     best = max(history, key=lambda r: float(r["cpm"]), default={"epoch": "?"})
     return f"those of epoch {best['epoch']} (of {len(history)}, counted from 0), the best on validation"

@@ -27,10 +27,10 @@ from noduscope.errors import InputRefused
 from noduscope.findings import NOT_A_MEDICAL_DEVICE
 from noduscope.finish import (
     NODULES_PER_SCAN,
-    ORIGIN,
     calibration_gap,
     default_threshold,
     group_lines,
+    made_of,
     platt_scaling,
     threshold_line,
     training_volumes,
@@ -118,9 +118,8 @@ def finish_grader(data: Path, cache: Path, run: Path, crossval: Path, settings: 
         "size_error": {k: vars_of(v) for k, v in size_errors(pooled.judged).items()},
         **joint.content,
     }
-    made = run / ORIGIN
-    origin = f" They are {made.read_text(encoding='utf-8').strip()}." if made.exists() else ""
-    card = write_card(version, summary, joint.card, origin)
+    made = made_of(run)
+    card = write_card(version, summary, joint.card, f" They are {made}." if made else "")
 
     def fill(folder: Path) -> None:
         ov.save_model(network, folder / "model.xml", compress_to_fp16=False)

@@ -34,6 +34,7 @@ from noduscope.model.detector import build_detector, detector_loss
 from noduscope.model.devices import choose_precision, use_all_devices
 from noduscope.model.engine import Engine, find_marks
 from noduscope.model.ir import to_openvino
+from noduscope.model.weights import keep_weights
 from noduscope.settings import Settings, load_settings, settings_to_toml
 
 log = logging.getLogger(__name__)
@@ -225,7 +226,7 @@ class ScanValidation(keras.callbacks.Callback):  # type: ignore[misc]
         _append_history(self.out, row)
         if matched.cpm > self.best:
             self.best = matched.cpm
-            self.model.save_weights(self.out / "best.weights.h5")
+            keep_weights(self.model, self.out / "best.weights.h5")
         log.info("epoch %d: loss %.4f, validation CPM %.4f (best %.4f)", epoch, row["loss"], matched.cpm, self.best)
         plot_history(self.out)
         if self.tell is not None:

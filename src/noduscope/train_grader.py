@@ -17,6 +17,7 @@ from noduscope.data.grader_batches import GraderBatches, LabelledNodule, PlaceSa
 from noduscope.errors import InputRefused, SettingsError
 from noduscope.files import replace_text
 from noduscope.model.grader import build_grader, grade_loss, mask_loss
+from noduscope.model.weights import keep_weights
 from noduscope.settings import Settings, load_settings, settings_to_toml
 
 log = logging.getLogger(__name__)
@@ -81,9 +82,7 @@ def train_grader(
     # a compiled model would write its optimiser's state as well
     trained = build_grader(settings.grader)
     trained.set_weights(model.get_weights())
-    temporary = out / f"tmp.{WEIGHTS}"
-    trained.save_weights(temporary)
-    temporary.rename(out / WEIGHTS)
+    keep_weights(trained, out / WEIGHTS)
     return trained
 
 
