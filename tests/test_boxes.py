@@ -88,6 +88,29 @@ def test_a_lesion_that_does_not_count_is_passed_over():
     assert target[..., 0].max() == 0.0
 
 
+def test_readers_own_outlines_among_the_excluded_findings_take_nothing_from_their_nodule():
+    # LUNA16's annotations_excluded.csv lists every reader's outline of a nodule, its own reference ones too
+    nodule = Lesion((21.5, 17.5, 13.5), 9.0)
+    readings = [Lesion((22.0, 17.0, 14.0), 8.0, counts=False), Lesion((21.0, 18.0, 13.0), 10.0, counts=False)]
+    alone = encode([nodule], SHAPE, None, 1.0)
+    for lesions in ([nodule, *readings], [*readings, nodule]):
+        assert np.array_equal(encode(lesions, SHAPE, None, 1.0), alone)
+
+
+def test_an_excluded_finding_beside_a_nodule_is_passed_over_and_the_nodule_is_not():
+    nodule, other = Lesion((21.5, 17.5, 13.5), 6.0), Lesion((21.5, 17.5, 18.5), 6.0, counts=False)
+    for lesions in ([nodule, other], [other, nodule]):
+        target = encode(lesions, SHAPE, None, 1.0)
+        assert target[5, 4, 3, WEIGHT] == 1.0
+        assert target[5, 4, 4, WEIGHT] == 0.0
+
+
+def test_a_nodule_cut_off_beside_a_whole_one_does_not_take_it_away():
+    whole, cut_off = Lesion((1.5, 17.5, 13.5), 6.0), Lesion((-2.5, 17.5, 13.5), 6.0)
+    for lesions in ([whole, cut_off], [cut_off, whole]):
+        assert encode(lesions, SHAPE, None, 1.0)[0, 4, 3, WEIGHT] == 1.0
+
+
 def test_what_is_given_as_unknown_stays_unknown():
     weight = np.zeros(tuple(n // STRIDE for n in SHAPE), np.float32)
     weight[3:6] = 1.0

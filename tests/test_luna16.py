@@ -18,7 +18,8 @@ from helpers_chest import NODULES, make_chest
 from noduscope.data import cache as cache_module
 from noduscope.data.cache import is_prepared, open_prepared, prepare_scan, prepared_folder
 from noduscope.data.cached import cached_hosts, read_scans, split_fold, with_fold
-from noduscope.data.luna16 import SUBSET_SIZES, TreeScan, read_annotations, survey
+from noduscope.data.known import read_annotations
+from noduscope.data.luna16 import SUBSET_SIZES, TreeScan, survey
 from noduscope.data.prepare import prepare_tree, usable_scans
 from noduscope.errors import InputRefused, SettingsError
 from noduscope.phantom import write_dicom, write_mhd

@@ -22,7 +22,8 @@ from noduscope.boxes import STRIDE, TARGET_CHANNELS, Lesion, Marks  # noqa: E402
 from noduscope.data.batches import SHARES, CropMaker, DetectorBatches, _shares, _weights, stack_sample  # noqa: E402
 from noduscope.data.crops import read_stacks  # noqa: E402
 from noduscope.data.folds import patient_fold  # noqa: E402
-from noduscope.data.hosts import load_hosts, read_lesions  # noqa: E402
+from noduscope.data.hosts import load_hosts  # noqa: E402
+from noduscope.data.known import lesions_beside, read_lesions  # noqa: E402
 from noduscope.data.validation import KnownVolume, match  # noqa: E402
 from noduscope.errors import InputRefused, SettingsError  # noqa: E402
 from noduscope.evaluate.froc import FrocSettings  # noqa: E402
@@ -114,6 +115,24 @@ def test_a_host_is_prepared_once_and_its_lesions_lie_in_it(data: Path, cache: Pa
         z, y, x = np.rint(lesion.centre_zyx).astype(int)
         assert host.hu[z, y, x] > -100
         assert host.lungs[z, y, x] > 0
+
+
+def test_luna16s_excluded_findings_count_neither_way_where_the_table_names_the_series(tmp_path: Path):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "luna16").mkdir()
+    table = "scan,seriesuid,coordX,coordY,coordZ,diameter_mm,kind\nA,1.2.3,1,2,3,8,reference\nB,,4,5,6,9,reference\n"
+    (tmp_path / "scans" / "nodules.csv").write_text(table, encoding="utf-8")
+    assert [len(v) for v in lesions_beside(tmp_path / "scans").values() if v[0].counts] == [1, 1]
+    rows = "seriesuid,coordX,coordY,coordZ,diameter_mm\n1.2.3,7,8,9,-1\n1.2.3,1,2,3,7.5\n1.2.4,0,0,0,-1\n"
+    (tmp_path / "luna16" / "annotations_excluded.csv").write_text(rows, encoding="utf-8")
+    known = lesions_beside(tmp_path / "scans")
+    # -1 is LUNA16's "no size", for which its script takes 10 mm
+    assert [(k.position_xyz_mm, k.diameter_mm, k.counts) for k in known["A"]] == [
+        ((1, 2, 3), 8.0, True),
+        ((7, 8, 9), 10.0, False),
+        ((1, 2, 3), 7.5, False),
+    ]
+    assert [k.counts for k in known["B"]] == [True]
 
 
 def test_other_preparation_is_another_cache_entry(data: Path, cache: Path, both_sides):

@@ -77,26 +77,36 @@ def encode(
     Parameters
     ----------
     shape_zyx : the crop in voxels, a multiple of `STRIDE`.
-    weight : loss weight per cell, or None for 1 everywhere. Cells of lesions that do not count get 0.
+    weight : loss weight per cell, or None for 1 everywhere. Cells of lesions that do not count get 0, unless one
+        that counts lies there: LUNA16 lists each reader's outline of a nodule among the excluded findings.
     """
     z, y, x = (n // STRIDE for n in shape_zyx)
     target = np.zeros((z, y, x, TARGET_CHANNELS), np.float32)
     target[..., 1] = 1.0 if weight is None else weight
     axes = [cell_centres(n) for n in (z, y, x)]
     nearest = np.full((z, y, x), np.inf, np.float32)
-    for lesion in lesions:
+    counting = [k for k in lesions if k.counts]
+    others = [k for k in lesions if not k.counts and not _same_as_any(k, counting, spacing_mm)]
+    # nodules to be found come last: what is set aside must not take one with it
+    for lesion in others + sorted(counting, key=lambda k: _inside(k, shape_zyx)):
         away = [a - c for a, c in zip(axes, lesion.centre_zyx, strict=True)]
         distance2 = away[0][:, None, None] ** 2 + away[1][:, None] ** 2 + away[2] ** 2
-        radius = lesion.diameter_mm / spacing_mm / 2
-        if not lesion.counts:
-            target[distance2 < (radius + STRIDE) ** 2, 1] = 0.0
-            continue
-        if any(c < -0.5 or c > n - 0.5 for c, n in zip(lesion.centre_zyx, shape_zyx, strict=True)):
-            # the centre is cut off: what is left of it is neither a hit nor a false positive
-            target[distance2 < (radius + STRIDE) ** 2, 1] = 0.0
+        # one whose centre is cut off: what is left of it is neither a hit nor a false positive
+        if not lesion.counts or not _inside(lesion, shape_zyx):
+            target[distance2 < (lesion.diameter_mm / spacing_mm / 2 + STRIDE) ** 2, 1] = 0.0
             continue
         _draw(target, nearest, distance2, away, lesion, spacing_mm)
     return target
+
+
+def _same_as_any(lesion: Lesion, others: Sequence[Lesion], spacing_mm: float) -> bool:
+    """Whether its centre lies within another one's radius."""
+    away = (np.linalg.norm(np.subtract(lesion.centre_zyx, k.centre_zyx)) * spacing_mm * 2 for k in others)
+    return any(d < k.diameter_mm for d, k in zip(away, others, strict=True))
+
+
+def _inside(lesion: Lesion, shape_zyx: tuple[int, int, int]) -> bool:
+    return all(-0.5 <= c <= n - 0.5 for c, n in zip(lesion.centre_zyx, shape_zyx, strict=True))
 
 
 def _draw(

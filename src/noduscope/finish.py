@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from noduscope.boxes import Marks
 from noduscope.data.cached import is_cache
-from noduscope.data.hosts import reviewed_findings
 from noduscope.data.implant import PLACES
+from noduscope.data.known import reviewed_findings
 from noduscope.data.validation import RATES, KnownVolume, Matched, match, plain_volumes
 from noduscope.errors import InputRefused
 from noduscope.evaluate.detections import run_detections

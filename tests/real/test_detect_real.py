@@ -1,12 +1,11 @@
 """The shipped detector on scans that it has never seen: every known nodule found, few marks beside them.
 
 The scans without known nodules, and all but the LIDC ones, were never read for every nodule: what
-`reviewed_findings` lists was looked at and is not counted as a false positive; its table holds the reasons.
+`reviewed_findings` lists was looked at and counts neither way, nor do LUNA16's excluded findings.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from noduscope.data.hosts import reviewed_findings
+from noduscope.data.known import KnownLesion, lesions_beside
 from noduscope.findings import Candidate, ScanResult
 from noduscope.io.read import read_scan
 from noduscope.model.bundle import find_bundles, shipped_weights
@@ -48,14 +47,9 @@ def result_of(shared_data: Path, models: Models) -> Callable[[str], ScanResult]:
     return run
 
 
-def known(data: Path, name: str) -> list[tuple[tuple[float, float, float], float, str]]:
-    """Place, diameter and kind of a scan's known lesions."""
-    with (data / "scans" / "nodules.csv").open(newline="", encoding="utf-8") as file:
-        return [
-            ((float(r["coordX"]), float(r["coordY"]), float(r["coordZ"])), float(r["diameter_mm"]), r["kind"])
-            for r in csv.DictReader(file)
-            if r["scan"] == name
-        ]
+def known(data: Path, name: str) -> list[KnownLesion]:
+    """A scan's known lesions: the references, and what counts neither way."""
+    return lesions_beside(data / "scans").get(name, [])
 
 
 def within(found: Candidate, place: tuple[float, float, float], radius_mm: float) -> bool:
@@ -64,16 +58,14 @@ def within(found: Candidate, place: tuple[float, float, float], radius_mm: float
 
 def false_positives(data: Path, name: str, result: ScanResult, threshold: float) -> list[Candidate]:
     """Marks from a probability on that lie in no known lesion and no reviewed one (LUNA16's rule)."""
-    forgiven = [(place, diameter / 2) for place, diameter, _ in known(data, name)]
-    forgiven += [(k.position_xyz_mm, k.diameter_mm / 2) for k in reviewed_findings().get(name, [])]
     marks = [c for c in result.candidates if c.probability >= threshold]
-    return [c for c in marks if not any(within(c, place, radius) for place, radius in forgiven)]
+    return [c for c in marks if not any(within(c, k.position_xyz_mm, k.diameter_mm / 2) for k in known(data, name))]
 
 
 @pytest.mark.parametrize("name", WITH_NODULES)
 def test_every_reference_nodule_is_found_at_even_odds(shared_data: Path, result_of, name: str):
     result = result_of(name)
-    reference = [(place, diameter) for place, diameter, kind in known(shared_data, name) if kind == "reference"]
+    reference = [(k.position_xyz_mm, k.diameter_mm) for k in known(shared_data, name) if k.counts]
     assert reference
     for place, diameter in reference:
         hits = [c.probability for c in result.candidates if within(c, place, diameter / 2)]

@@ -14,6 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 pytest.importorskip("keras")
 
 from helpers_luna16 import ODD, write_luna16
+from noduscope.boxes import STRIDE, encode
 from noduscope.data.cached import cached_hosts, read_scans
 from noduscope.model.bundle import load_bundle
 from noduscope.settings import load_settings
@@ -105,6 +106,10 @@ def check_prepared(cache: Path, settings: Path) -> None:
         assert np.median(host.hu[box]) > -200
         wide = tuple(slice(max(round(c) - 6, 0), round(c) + 7) for c in nodule.centre_zyx)
         assert host.lungs[wide].any()
+        # every reader's own outline is among the excluded findings: the nodule must be learnt all the same
+        target = encode(host.lesions, host.hu.shape, None, chosen.preprocess.spacing_mm)
+        cell = tuple(int((c + 0.5) / STRIDE) for c in nodule.centre_zyx)
+        assert target[cell][:2].tolist() == [1.0, 1.0]
     assert sum(not any(k.counts for k in h.lesions) for h in hosts) == 2
     data = fold_data(cache, chosen)  # scans without nodules are in training
     assert {h.name.endswith(ODD) for h in data.train.hosts} == {True}

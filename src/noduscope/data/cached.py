@@ -10,8 +10,9 @@ from pathlib import Path
 
 from noduscope.data.cache import is_prepared, prepared_folder
 from noduscope.data.folds import patient_fold
-from noduscope.data.hosts import HostScan, KnownLesion, open_host
-from noduscope.data.luna16 import ANNOTATIONS, EXCLUDED, SUBSETS, TreeScan, read_annotations
+from noduscope.data.hosts import HostScan, open_host
+from noduscope.data.known import ANNOTATIONS, EXCLUDED, KnownLesion, read_annotations
+from noduscope.data.luna16 import SUBSETS, TreeScan
 from noduscope.errors import InputRefused, SettingsError
 from noduscope.settings import Settings, SplitSettings
 

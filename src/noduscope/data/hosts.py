@@ -1,13 +1,12 @@
 """Whole scans for training: prepared once, cached, with their known lesions.
 
 The layout on disk: ``scans/<name>/`` holds one DICOM series (or any file that `read_scan` takes) and
-``scans/nodules.csv`` the known lesions (``scan,coordX,coordY,coordZ,diameter_mm,kind``, LPS mm;
-``kind`` is ``reference`` or ``other``: other counts neither way).
+``scans/nodules.csv`` the known lesions; ``luna16/`` beside ``scans/`` may hold LUNA16's excluded findings
+(see `noduscope.data.known`).
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +16,9 @@ from numpy.typing import NDArray
 
 from noduscope.boxes import Lesion
 from noduscope.data.cache import is_prepared, open_prepared, prepare_scan, prepared_folder
-from noduscope.errors import InputRefused
+from noduscope.data.known import KnownLesion, lesions_beside
 from noduscope.scan import Geometry, HuVolume
 from noduscope.settings import Settings
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class KnownLesion:
-    """A lesion in world coordinates, as a table of known lesions has it."""
-
-    position_xyz_mm: tuple[float, float, float]
-    diameter_mm: float
-    counts: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,42 +32,15 @@ class HostScan:
     lesions: tuple[Lesion, ...]
 
 
-def read_lesions(path: Path) -> dict[str, list[KnownLesion]]:
-    """Known lesions per scan of a ``nodules.csv``."""
-    if not path.exists():
-        raise InputRefused(f"{path.parent} holds no {path.name}: the table of known lesions is needed")
-    known: dict[str, list[KnownLesion]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            place = (float(row["coordX"]), float(row["coordY"]), float(row["coordZ"]))
-            lesion = KnownLesion(place, float(row["diameter_mm"]), row["kind"] == "reference")
-            known.setdefault(row["scan"], []).append(lesion)
-    return known
-
-
-def reviewed_findings() -> dict[str, list[KnownLesion]]:
-    """Places in the public scans that look like nodules and have no reference: neither reference nor negative.
-
-    ``reviewed_findings.csv`` beside this module holds them, one by one with a reason. Only the LIDC's scans
-    were read for all nodules; to call such a place a false positive would teach and score the opposite of what is seen.
-    """
-    known: dict[str, list[KnownLesion]] = {}
-    text = (Path(__file__).parent / "reviewed_findings.csv").read_text(encoding="utf-8")
-    for row in csv.DictReader(text.splitlines()):
-        place = (float(row["coordX"]), float(row["coordY"]), float(row["coordZ"]))
-        known.setdefault(row["scan"], []).append(KnownLesion(place, float(row["diameter_mm"]), counts=False))
-    return known
-
-
 def load_hosts(scans: Path, names: Iterable[str], cache: Path, settings: Settings) -> list[HostScan]:
     """Prepare the named scans, or take them from the cache where they were prepared before."""
-    lesions, reviewed = read_lesions(scans / "nodules.csv"), reviewed_findings()
+    known = lesions_beside(scans)
     folder = prepared_folder(cache, settings)
     hosts = []
     for name in names:
         if not is_prepared(folder / name):
             prepare_scan(scans / name, folder / name, settings)
-        hosts.append(open_host(folder / name, lesions.get(name, []) + reviewed.get(name, [])))
+        hosts.append(open_host(folder / name, known.get(name, [])))
     return hosts
 
 

@@ -8,7 +8,6 @@ as DICOM is prepared for training as far as LUNA16's tables, put into its folder
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections import Counter
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from noduscope.data.folds import patient_fold
-from noduscope.data.hosts import KnownLesion
+from noduscope.data.known import ANNOTATIONS, EXCLUDED, PLACE, table_rows
 from noduscope.errors import InputRefused
 from noduscope.io.volumes import describe_volume
 from noduscope.scan import ScanWarning
@@ -26,11 +25,8 @@ from noduscope.scan import ScanWarning
 SUBSETS = 10
 SUBSET_SIZES = (89, 89, 89, 89, 89, 89, 89, 89, 88, 88)
 """Scans of each official subset, 888 in all."""
-ANNOTATIONS, EXCLUDED = "annotations.csv", "annotations_excluded.csv"
 _CANDIDATES, _MASKS = "candidates_V2.csv", "seg-lungs-LUNA16"
 _ROWS = {ANNOTATIONS: 1186, EXCLUDED: 35192}
-_PLACE = ("coordX", "coordY", "coordZ")
-_UNSIZED_MM = 10.0
 _LIDC_SCANS, _LIDC_PATIENTS = 1018, 1010
 _ONE_PATIENT = {
     "1.3.6.1.4.1.14519.5.2.1.6279.6001.316900421002460665752357657094": "LIDC-IDRI-0332",
@@ -226,7 +222,7 @@ def _check_tables(tables: Mapping[str, Path], found: _Survey) -> dict[str, int]:
             note = " (not needed: it is for another task)" if name == _CANDIDATES else ""
             found.tell("table-missing", f"no {name}{note}")
             continue
-        series = [row["seriesuid"] for row in _rows(tables[name], ("seriesuid", *_PLACE))]
+        series = [row["seriesuid"] for row in table_rows(tables[name], ("seriesuid", *PLACE))]
         rows[name] = len(series)
         if name in _ROWS and len(series) != _ROWS[name]:
             found.tell("table-size", f"{name} has {len(series)} rows; the official one {_ROWS[name]}")
@@ -254,35 +250,3 @@ def _count_extras(folder: Path, found: _Survey) -> None:
     found.counts["lung masks"] = masks
     if not masks:
         found.tell("masks-missing", f"no {_MASKS} (not needed: the lungs are found anew)")
-
-
-def read_annotations(path: Path, *, counts: bool) -> dict[str, list[KnownLesion]]:
-    """Findings per series of a table with LUNA16's columns; 10 mm where it gives no size (its rule for -1).
-
-    Raises
-    ------
-    InputRefused
-        For a file that cannot be read, a missing column or a cell that is no number.
-    """
-    known: dict[str, list[KnownLesion]] = {}
-    for number, row in enumerate(_rows(path, ("seriesuid", *_PLACE, "diameter_mm")), start=2):
-        try:
-            x, y, z, diameter = (float(row[c]) for c in (*_PLACE, "diameter_mm"))
-        except ValueError as error:
-            raise InputRefused(f"{path}, row {number}: {error}; a number is expected") from error
-        lesion = KnownLesion((x, y, z), diameter if diameter > 0 else _UNSIZED_MM, counts)
-        known.setdefault(row["seriesuid"], []).append(lesion)
-    return known
-
-
-def _rows(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
-    """The rows of a CSV that must have these columns."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = set(columns) - set(reader.fieldnames or ())
-            if missing:
-                raise InputRefused(f"{path} has no column {', '.join(sorted(missing))}; LUNA16's columns are expected")
-            yield from reader
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputRefused(f"{path} cannot be read as a CSV table: {error}") from error

@@ -20,7 +20,8 @@ from typing import Any
 
 from noduscope.data.cache import is_prepared, prepare_scan, prepared_bytes, prepared_folder
 from noduscope.data.cached import SCANS
-from noduscope.data.luna16 import ANNOTATIONS, EXCLUDED, DataTree, TreeScan, read_annotations
+from noduscope.data.known import ANNOTATIONS, EXCLUDED, read_annotations
+from noduscope.data.luna16 import DataTree, TreeScan
 from noduscope.errors import InputRefused, NoduscopeError
 from noduscope.files import csv_bytes, replace_files
 from noduscope.processes import over_processes
