@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from noduscope import NOT_A_MEDICAL_DEVICE
+from noduscope.words import counted, probability_text
 
 if TYPE_CHECKING:
     from noduscope.batch import Outcome
@@ -44,10 +45,11 @@ def findings_table(result: ScanResult, report: Path) -> Callable[[], None]:
             )
             volume = f"{n.volume_mm3.value:.0f}" if n.volume_mm3 else "–"
             place = ", ".join(f"{v:.1f}" for v in n.position_xyz_mm)
-            rows.append((str(n.id), f"{n.probability:.2f}", size, volume, n.side or "–", str(n.slice_number), place))
+            sure = probability_text(n.probability)
+            rows.append((str(n.id), sure, size, volume, n.side or "–", str(n.slice_number), place))
         columns = ("#", "probability", "diameter mm", "volume mm³", "lung", "slice", "LPS mm")
         if rows:
-            table(f"{len(rows)} findings", columns, rows)
+            table(counted(len(rows), "finding"), columns, rows)
         else:
             typer.echo(f"no finding at or above probability {result.threshold:.2f}")
         for warning in result.warnings:
@@ -68,10 +70,10 @@ def grading_table(grades: PointGrades, out: Path) -> Callable[[], None]:
             if nodule and nodule.grade:
                 m = nodule.grade.malignancy
                 size = f"{nodule.diameter_mm.mean:.1f}" if nodule.diameter_mm else "–"
-                malignancy = f"{m.value:.2f} ({m.low:.2f}–{m.high:.2f})"
-                said = [f"{nodule.probability:.2f}", size, malignancy, nodule.grade.type]
+                malignancy = f"{probability_text(m.value)} ({probability_text(m.low)}–{probability_text(m.high)})"
+                said = [probability_text(nodule.probability), size, malignancy, nodule.grade.type]
             rows.append((str(number), *said, remark))
-        table(f"{len(rows)} points", ("#", "nodule?", "diameter mm", "malignancy", "type", "remark"), rows)
+        table(counted(len(rows), "point"), ("#", "nodule?", "diameter mm", "malignancy", "type", "remark"), rows)
         for warning in grades.warnings:
             typer.echo(f"warning [{warning.code}]: {warning.text}", err=True)
         typer.echo(f"all of it: {out / 'grades.csv'}")
@@ -129,7 +131,7 @@ def demo_table(shown: DemoResult) -> Callable[[], None]:
         rows = []
         for pair in shown.pairs:
             p, f = pair.planted, pair.found
-            found = ("yes", f"{f.probability:.2f}") if f else ("no", "–")
+            found = ("yes", probability_text(f.probability)) if f else ("no", "–")
             size = f"{f.diameter_mm.mean:.1f}" if f and f.diameter_mm else "–"
             rows.append((p.type, p.shape, p.place, f"{p.diameter_mm:.1f}", *found, size))
         columns = ("type", "shape", "place", "planted mm", "found", "probability", "measured mm")

@@ -22,7 +22,8 @@ from typing import Any
 
 from noduscope.data.cached import cached_hosts, read_scans, split_fold, with_fold
 from noduscope.data.hosts import HostScan
-from noduscope.data.luna16 import ANNOTATIONS, EXCLUDED, TreeScan
+from noduscope.data.known import ANNOTATIONS, EXCLUDED
+from noduscope.data.luna16 import TreeScan
 from noduscope.data.prepare import rows_of
 from noduscope.errors import SettingsError
 from noduscope.evaluate.detections import run_detections

@@ -237,7 +237,8 @@ def collection_lines(settings: Settings) -> list[str]:
         "",
         f"Split by patient: nodules by a hash of the patient id into {settings.split.folds} parts (part "
         f"{settings.split.validation_fold} validation, {settings.split.test_fold} test, the others training); scans by "
-        "name. Validation chose the weights, the calibration and the threshold; test chose nothing.",
+        "name. Validation chose the weights, the calibration and, with the training scans, the threshold; test chose "
+        "nothing. What LUNA16 excludes on the LIDC's scans counts neither way.",
         "",
         f"**Reviewed findings.** Only the LIDC's scans were read for all nodules. {reviewed} findings on the other "
         "scans that look like nodules count neither way (`reviewed_findings.csv`, each with its reason); those on "
@@ -262,7 +263,7 @@ def luna16_lines(settings: Settings) -> list[str]:
         "",
         f"The official subset {split.test_fold} is test, subset {split.validation_fold} (a share of the others where "
         "it is absent) validation, the rest training; scans without nodules are in. Validation chose the weights, the "
-        "calibration and the threshold; test chose nothing.",
+        "calibration and, with the training scans, the threshold; test chose nothing.",
         "",
     ]
 

@@ -58,6 +58,7 @@ from noduscope.report.dicom_codes import (
     version,
 )
 from noduscope.report.dicom_source import SourceSeries, new_uid, uid_of
+from noduscope.words import counted
 
 CONTAINS = RelationshipTypeValues.CONTAINS
 _UPPER = Code("371886008", "SCT", "+, range of upper measurement uncertainty")
@@ -153,7 +154,7 @@ def _summary(told: Told) -> ContainerContentItem:
     """The qualitative part: nodules present or absent, and the notice. It alone makes a valid empty report."""
     found = len(told.result.nodules)
     words = (
-        f"{found} finding{'s' if found != 1 else ''} at or above probability {told.result.threshold:.2f}."
+        f"{counted(found, 'finding')} at or above probability {told.result.threshold:.2f}."
         if found
         else f"No lung nodule found at or above probability {told.result.threshold:.2f}."
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from noduscope.errors import InputRefused, SettingsError
 from noduscope.findings import NOT_A_MEDICAL_DEVICE, Nodule, ScanResult
+from noduscope.words import counted
 
 GRAND_CHALLENGE, FHIR = "grand-challenge", "fhir"
 KINDS = (GRAND_CHALLENGE, FHIR)
@@ -86,7 +87,7 @@ def _bundle(result: ScanResult) -> dict[str, Any]:
         "status": "preliminary",
         "category": [_concept("http://terminology.hl7.org/CodeSystem/v2-0074", "RAD", "Radiology")],
         "code": _concept("http://loinc.org", "24627-2", "CT Chest"),
-        "conclusion": f"{found} lung nodule{'s' if found != 1 else ''} at or above probability "
+        "conclusion": f"{counted(found, 'lung nodule')} at or above probability "
         f"{result.threshold:.2f}. {NOT_A_MEDICAL_DEVICE}",
     }
     entries: list[dict[str, Any]] = []

@@ -16,6 +16,7 @@ from noduscope.findings import NOT_A_MEDICAL_DEVICE, Diameter, Nodule, ScanResul
 from noduscope.preprocess import clear_view, window
 from noduscope.report.views import AXIAL, PLANES, Anatomy, Frame, Polygon, View, lung_projections
 from noduscope.scan import Geometry
+from noduscope.words import probability_text
 
 LUNG_WINDOW = (-600.0, 1500.0)
 """Centre and width, HU."""
@@ -204,7 +205,7 @@ def key_image(panels: tuple[Panel, ...], nodule: Nodule) -> bytes:
 
 def _headline(nodule: Nodule) -> str:
     # OpenCV's font has ASCII only
-    parts = [f"Finding {nodule.id}", f"probability {nodule.probability:.2f}"]
+    parts = [f"Finding {nodule.id}", f"probability {probability_text(nodule.probability)}"]
     if nodule.diameter_mm is not None:
         d = nodule.diameter_mm
         parts.append(f"{d.mean:.1f} mm ({d.long:.1f} x {d.short:.1f})")

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from noduscope.report.figures import Panel, Spot, jpeg
 from noduscope.report.views import Polygon
+from noduscope.words import probability_text
 
 PLANE_NAMES = {"axial": "Axial", "coronal": "Coronal", "sagittal": "Sagittal", "context": "Whole slice"}
 _DIRECTIONS = {
@@ -32,7 +33,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         loader=FunctionLoader(_own_text),
     )
-    environment.filters.update(number=number, percent=percent)
+    environment.filters.update(number=number, percent=percent, probability=probability_text)
     # our own style sheet, not the user's text: escaping it would break its quotes
     css = Markup(_own_text("page.css"))  # noqa: S704
     return environment.get_template(template).render(css=css, **context)

@@ -13,6 +13,7 @@ from noduscope.report.figures import Panel
 from noduscope.report.graded import explanation_picture, in_words
 from noduscope.report.html import PLANE_NAMES, number, panel_context, picture_uri, render, significant
 from noduscope.scan import ScanWarning
+from noduscope.words import counted
 
 _WORDING = (
     (0.9, "very likely a nodule"),
@@ -169,5 +170,5 @@ def _volume(volume: Interval) -> dict[str, str]:
 
 
 def _projection_alt(panel: Panel, nodules: Sequence[Nodule]) -> str:
-    count = f"{len(nodules)} finding{'s' if len(nodules) != 1 else ''} ringed" if nodules else "no findings"
+    count = f"{counted(len(nodules), 'finding')} ringed" if nodules else "no findings"
     return f"{PLANE_NAMES[panel.name]} projection of the lungs, {count}"

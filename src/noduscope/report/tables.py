@@ -18,6 +18,7 @@ from noduscope.findings import NOT_A_MEDICAL_DEVICE, Candidate, Grade, Nodule, S
 from noduscope.heads import ATTRIBUTES
 from noduscope.scan import Scan, Triple
 from noduscope.settings import Settings, settings_to_dict
+from noduscope.words import probability_text
 
 LUNA16_COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "probability")
 """What LUNA16's evaluation reads; coordinates are LPS mm."""
@@ -172,7 +173,7 @@ def grade_cells(grade: Grade | None) -> list[str]:
 
 
 def _markup_text(nodule: Nodule) -> str:
-    text = f"probability {nodule.probability:.2f}"
+    text = f"probability {probability_text(nodule.probability)}"
     return f"{text}, {nodule.diameter_mm.mean:.1f} mm" if nodule.diameter_mm else text
 
 
