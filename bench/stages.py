@@ -20,7 +20,7 @@ from noduscope.io.read import read_scan
 from noduscope.lungs import find_lungs
 from noduscope.model.engine import heat_volume
 from noduscope.morphology import regions
-from noduscope.patches import keep_core, lung_tiles, read_tile
+from noduscope.patches import keep_core, lung_tiles, read_box
 from noduscope.predict import Models, load_models, predict
 from noduscope.preprocess import clip_normalise, resample
 from noduscope.region import MARGIN_MM, LungRegion, lung_region
@@ -154,7 +154,7 @@ def _keras_inference(models: Models, region: LungRegion) -> dict[str, Work]:
     def infer() -> Any:
         output = np.full((*(-(-n // STRIDE) for n in region.hu.shape), CHANNELS), -20.0, np.float32)
         for tile in lung_tiles(region.lungs):
-            block = clip_normalise(read_tile(region.hu, tile, int(settings.hu_low)), settings)
+            block = clip_normalise(read_box(region.hu, tile.read, int(settings.hu_low)), settings)
             keep_core(output, network.predict_on_batch(block[None, ..., None])[0], tile, STRIDE)
         return output
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from noduscope.boxes import Lesion, Marks
 from noduscope.data.crops import NodulePatch
 from noduscope.data.hosts import HostScan
-from noduscope.data.implant import PLACES, faded, implant, random_kind, random_place, varied
+from noduscope.data.implant import PLACES, faded, implant, random_kind, random_place, varied, with_core
 from noduscope.data.validation import implanted_volumes, match
 from noduscope.scan import Geometry
 
@@ -57,6 +57,19 @@ def test_a_faded_nodule_keeps_its_share_of_density_and_its_shape():
     assert made.hu == pytest.approx(LUNG + 200.0)
     assert made.type == "ground-glass"
     assert (made.alpha is patch.alpha, made.diameter_mm, made.centre_zyx) == (True, 8.0, patch.centre_zyx)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_part_solid_variant_keeps_its_middle_and_loses_density_around_it(seed):
+    patch = ball_patch(12.0)
+    made = with_core(np.random.default_rng(seed), patch)
+    assert made.type == "part-solid"
+    assert np.array_equal(made.alpha, patch.alpha)
+    z, y, x = (round(c) for c in patch.centre_zyx)
+    assert made.hu[z, y, x] == NODULE
+    along = made.hu[z, y, x:][patch.alpha[z, y, x:] > 0.5]
+    assert np.all(np.diff(along) <= 0), "no denser outwards"
+    assert 0.2 < (along[-1] - LUNG) / (NODULE - LUNG) < 0.6
 
 
 def test_ground_glass_never_dims_what_is_there():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from noduscope.boxes import CHANNELS, HEAT, SIZE, STRIDE, Marks, strongest
 from noduscope.model.engine import _NOTHING, MASS_MM, find_marks, heat_volume
-from noduscope.patches import ALIGN, lung_tiles, read_tile
+from noduscope.patches import ALIGN, lung_tiles, read_box
 from noduscope.settings import DetectSettings, PreprocessSettings
 
 SHAPES = st.tuples(*(st.integers(9, 60) for _ in range(3)))
@@ -79,7 +79,7 @@ def test_reading_is_the_volume_where_there_is_one_and_air_beyond(lungs):
     padded = np.pad(volume, [(0, ALIGN)] * 3, constant_values=-1000)
     for tile in lung_tiles(lungs, halo=16):
         expected = padded[tile.read]
-        assert np.array_equal(read_tile(volume, tile, -1000), expected)
+        assert np.array_equal(read_box(volume, tile.read, -1000), expected)
 
 
 def averaging(batch: np.ndarray) -> list[np.ndarray]:
@@ -126,15 +126,16 @@ LARGEST_SEEN = 30
 
 
 def short_sighted(batch: np.ndarray) -> list[np.ndarray]:
-    """A network that marks the one bright ball of a block, with its size, unless it is too wide."""
-    bright = np.argwhere(batch[0, ..., 0] > 0.5)
-    cells = np.full((1, *(n // STRIDE for n in batch.shape[1:4]), CHANNELS), 0.0, np.float32)
+    """A network that marks the one bright ball of each block, with its size, unless it is too wide."""
+    cells = np.full((len(batch), *(n // STRIDE for n in batch.shape[1:4]), CHANNELS), 0.0, np.float32)
     cells[..., HEAT] = -9.0
-    diameter = (6 * len(bright) / np.pi) ** (1 / 3)
-    if 0 < diameter <= LARGEST_SEEN:
-        at = tuple(int(c) // STRIDE for c in np.rint(bright.mean(axis=0)))
-        cells[(0, *at)][HEAT] = 2.0
-        cells[(0, *at)][SIZE] = np.log(diameter / 10)
+    for block, answer in zip(batch[..., 0], cells, strict=True):
+        bright = np.argwhere(block > 0.5)
+        diameter = (6 * len(bright) / np.pi) ** (1 / 3)
+        if 0 < diameter <= LARGEST_SEEN:
+            at = tuple(int(c) // STRIDE for c in np.rint(bright.mean(axis=0)))
+            answer[at][HEAT] = 2.0
+            answer[at][SIZE] = np.log(diameter / 10)
     return [cells]
 
 
@@ -170,6 +171,54 @@ def test_small_things_are_not_sought_at_half_size():
     assert len(asked) == 2
     assert len(marks) == 0
     assert MASS_MM > 20
+
+
+def one_sided(batch: np.ndarray) -> list[np.ndarray]:
+    """A network that is surer of a ball the more of its neighbourhood's light lies at high x."""
+    (cells,) = short_sighted(np.where(batch > 0.6, batch, 0))
+    for block, answer in zip(batch[..., 0], cells, strict=True):
+        dim = np.argwhere((block > 0.3) & (block <= 0.6))
+        ball = np.argwhere(block > 0.6)
+        if len(dim):
+            answer[..., HEAT][answer[..., HEAT] > 0] += np.sign(dim[:, 2].mean() - ball[:, 2].mean())
+    return [cells]
+
+
+@pytest.mark.parametrize(("place", "beside"), [((40, 44, 48), 5), ((3, 44, 48), 5), ((92, 93, 4), 5)])
+def test_a_mark_is_looked_at_again_in_half_turns(place: tuple[int, int, int], beside: int):
+    """Of three half turns two exchange left and right: what depends on the side comes to nothing, also at the rim."""
+    shape = (96, 96, 96)
+    away = np.sqrt(sum((g - c) ** 2 for g, c in zip(np.ogrid[tuple(slice(n) for n in shape)], place, strict=True)))
+    hu = np.where(away < 5, 100, -850).astype(np.int16)
+    alone = find_marks(one_sided, hu, np.ones(shape, np.uint8), PreprocessSettings(), DetectSettings())
+    z, y, x = place
+    hu[z, y, x + 5 : x + 5 + beside] = -350
+    marks = find_marks(one_sided, hu, np.ones(shape, np.uint8), PreprocessSettings(), DetectSettings())
+    assert np.array_equal(marks.centre_zyx, alone.centre_zyx)
+    assert alone.score.tolist() == marks.score.tolist() == [2.0]  # the search alone says 3 with what lies beside it
+
+
+def test_a_second_look_puts_the_likeliest_first_and_leaves_masses_as_they_are():
+    shape = (96, 96, 96)
+    hu = np.full(shape, -850, np.int16)
+
+    def undecided(batch: np.ndarray) -> list[np.ndarray]:
+        """Two marks and a mass in the whole; near the first of them nothing when it looks again."""
+        cells = np.full((len(batch), *(n // STRIDE for n in batch.shape[1:4]), CHANNELS), 0.0, np.float32)
+        cells[..., HEAT] = -9.0
+        if batch.shape[1] == 96:
+            for at, logit, mm in (((4, 4, 4), 3.0, 8), ((12, 4, 4), 2.0, 8), ((18, 18, 18), 1.0, 40)):
+                cells[(0, *at)][HEAT], cells[(0, *at)][SIZE] = logit, np.log(mm / 10)
+        elif batch.shape[1] == 40:
+            asked.append(batch.shape)
+            cells[..., HEAT] = -5.0 if len(asked) == 1 else 2.0
+        return [cells]
+
+    asked: list[tuple[int, ...]] = []
+    marks = find_marks(undecided, hu, np.ones(shape, np.uint8), PreprocessSettings(), DetectSettings())
+    assert asked == [(3, 40, 40, 40, 1)] * 2
+    assert marks.score.tolist() == [2.0, 1.0, -3.0]
+    assert marks.diameter_mm == pytest.approx([8, 40, 8], rel=0.01)
 
 
 def test_of_two_searches_the_stronger_mark_stays():

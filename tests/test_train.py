@@ -382,6 +382,35 @@ def test_the_default_threshold_leaves_one_false_positive_per_scan():
     assert threshold <= 1.0
 
 
+def threshold_with(false: dict[str, list[float]]) -> float:
+    """The default threshold over scans with these false marks and no other."""
+    volumes, _ = volumes_and_marks()
+    marks = [
+        Marks(np.full((len(s), 3), 25, np.float32), np.array(s, np.float32), np.full(len(s), 8, np.float32))
+        for s in false.values()
+    ]
+    held = [dataclasses.replace(v, name=name) for v, name in zip(volumes, false, strict=False)]
+    return default_threshold(held, marks, Calibration())
+
+
+def test_one_bad_scan_among_few_asks_for_a_higher_threshold_than_the_mean():
+    p = Calibration().probability
+    # three false marks in four scans are fewer than one per scan; but drawn anew, the bad scan comes up three times
+    # in four in 5 % of the draws, and then two marks of it are 1.5 per scan
+    assert p(4.0) < threshold_with({"a": [5.0, 4.0, 3.0], "b": [], "c": [], "d": []}) < p(5.0)
+    assert p(2.0) < threshold_with({"a": [5.0, 2.0], "b": [4.0], "c": [3.0], "d": [2.5]}) < p(2.5)
+
+
+def test_copies_of_a_scan_count_as_one_scan():
+    p = Calibration().probability
+    # one mark in either copy is one per scan, also if only this scan is drawn
+    assert p(1.0) < threshold_with({"a": [5.0, 1.0], "a+1": [4.0, 0.5], "b": [], "b+1": []}) < p(4.0)
+
+
+def test_without_false_positives_the_threshold_is_the_lowest_logit_kept():
+    assert threshold_with({"a": [], "b": []}) == pytest.approx(Calibration().probability(-4.0), abs=2e-4)
+
+
 @pytest.mark.slow
 def test_no_real_patient_is_on_two_sides_of_the_split_that_training_makes(shared_data: Path, tmp_path, monkeypatch):
     """The real tables through the real rule; only pixels are left out."""

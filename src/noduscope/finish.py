@@ -24,7 +24,7 @@ from noduscope.data.known import reviewed_findings
 from noduscope.data.validation import RATES, KnownVolume, Matched, match, plain_volumes
 from noduscope.errors import InputRefused
 from noduscope.evaluate.detections import run_detections
-from noduscope.evaluate.froc import FrocSettings
+from noduscope.evaluate.froc import FrocSettings, percentile_interval
 from noduscope.evaluate.scores import calibration_error
 from noduscope.files import csv_bytes, replace_files
 from noduscope.findings import NOT_A_MEDICAL_DEVICE
@@ -40,6 +40,7 @@ NODULES_PER_SCAN = 1186 / 888
 ORIGIN = "origin.txt"
 """In a run folder that was not trained but made: says of what."""
 _THRESHOLD_RATE = 1.0  # false positives per scan at the default threshold
+_REPLICATES = 1000
 _MOST_FOR_THRESHOLD = 50
 """Training scans on which the threshold is checked."""
 
@@ -165,11 +166,22 @@ def _weighted(matched: Matched) -> tuple[NDArray[np.float64], NDArray[np.bool_],
 
 
 def default_threshold(volumes: Sequence[KnownVolume], marks: Sequence[Marks], calibration: Calibration) -> float:
-    """The probability above which there is one false positive per scan."""
-    matched = match(volumes, marks)
-    scores = np.sort(matched.false_positives)[::-1]
-    allowed = int(_THRESHOLD_RATE * matched.scans)
-    logit = float(scores[allowed]) if allowed < len(scores) else -4.0
+    """The probability from which there is one false positive per scan at most, as far as these scans can tell.
+
+    That is where the upper end of the 95 % interval (bootstrap by scan; its copies with implants are one) comes down to
+    `_THRESHOLD_RATE`: few scans, or some that are far worse than the others, ask for more than their mean does.
+    """
+    scans: dict[str, list[NDArray[np.float64]]] = {}
+    for volume, found in zip(volumes, marks, strict=True):
+        scans.setdefault(volume.name.partition("+")[0], []).append(match([volume], [found]).false_positives)
+    scores = np.unique(np.concatenate([s for copies in scans.values() for s in copies]))[::-1]
+    # false positives at or above each score: per copy of a scan, then their mean per scan
+    above = np.array([sum((s[:, None] >= scores).sum(axis=0) for s in c) / len(c) for c in scans.values()])
+    rng = np.random.default_rng(0)
+    weight = rng.multinomial(len(scans), np.full(len(scans), 1 / len(scans)), _REPLICATES) / len(scans)
+    rates = np.array([percentile_interval(r)[1] for r in (weight @ above).T])
+    too_many = np.flatnonzero(rates > _THRESHOLD_RATE)
+    logit = float(scores[too_many[0]]) if len(too_many) else -4.0
     return min(1.0, round(calibration.probability(logit) + 1e-4, 4))
 
 
@@ -191,7 +203,8 @@ def threshold_line(thresholds: tuple[float, float], training: int) -> str:
     training : number of training scans.
     """
     held = f"{thresholds[0]:.3f} on validation, {thresholds[1]:.3f} on {training} training scans"
-    return f"Default threshold {max(thresholds):.3f}: {_THRESHOLD_RATE:g} false positive per scan at most ({held})."
+    bar = f"{_THRESHOLD_RATE:g} false positive per scan at most, by the upper end of the 95 % interval"
+    return f"Default threshold {max(thresholds):.3f}: {bar} ({held})."
 
 
 def _measure(out: Path, volumes: Sequence[KnownVolume], marks: Sequence[Marks], calibration: Calibration) -> Measured:

@@ -205,7 +205,7 @@ def join(data: Path, cache: Path, settings: Settings, detector: Bundle, engine: 
 
 
 def joint_threshold(side: Scored, combination: Combination) -> float:
-    """The joint probability above which there is one false positive per scan."""
+    """`default_threshold` of the joint probability."""
     return default_threshold(side.volumes, side.rescored(combination), Calibration())
 
 

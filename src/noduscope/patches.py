@@ -70,13 +70,13 @@ def _with_halo(core: Box, halo: int, ends: list[int]) -> Tile:
     return Tile(core, (z, y, x))
 
 
-def read_tile(volume: NDArray[np.int16], tile: Tile, fill: int) -> NDArray[np.int16]:
-    """The voxels of a tile's `read` box, `fill` where it reaches outside the volume."""
-    part = volume[tile.read]
-    shape = tuple(b.stop - b.start for b in tile.read)
-    if part.shape == shape:
+def read_box(volume: NDArray[np.int16], box: Box, fill: int) -> NDArray[np.int16]:
+    """The voxels of a box, `fill` where it reaches outside the volume."""
+    part = volume[tuple(slice(max(b.start, 0), max(b.stop, 0)) for b in box)]
+    if part.shape == tuple(b.stop - b.start for b in box):
         return part
-    return np.pad(part, [(0, n - held) for n, held in zip(shape, part.shape, strict=True)], constant_values=fill)
+    beyond = [(max(-b.start, 0), max(b.stop - n, 0)) for b, n in zip(box, volume.shape, strict=True)]
+    return np.pad(part, beyond, constant_values=fill)
 
 
 def keep_core(output: NDArray[np.float32], cells: NDArray[np.float32], tile: Tile, stride: int) -> None:

@@ -26,7 +26,7 @@ from noduscope.augment import Crop, View, cut, degrade, noise_bank, random_view,
 from noduscope.boxes import STRIDE, Lesion, encode
 from noduscope.data.crops import CONSENSUS, NodulePatch, NoduleStack, resize_linear
 from noduscope.data.hosts import HostScan
-from noduscope.data.implant import implant, random_kind, random_place, varied
+from noduscope.data.implant import implant, random_kind, random_place, varied, with_core
 from noduscope.preprocess import clip_normalise
 from noduscope.settings import Settings
 
@@ -36,6 +36,8 @@ _TIPPED = 0.2
 """Share of the pieces of scans that are laid on another side."""
 _RARE = {"part-solid": 3.0, "ground-glass": 3.0}
 """How many times more often than solid ones."""
+_CORED, _LEAST_CORED_MM = 0.15, 5.0
+"""Share of the solid implants that are made part-solid, and from what diameter on: real ones are too few."""
 _MASS_MM = 35.0
 _MASS_ZOOM = (0.45, 0.8)
 """Magnification of crops around a mass: at full size it fills the crop and shows no edge."""
@@ -149,6 +151,8 @@ class CropMaker:
     def _add(self, rng: np.random.Generator, crop: Crop, lung: NDArray[np.bool_], lesions: list[Lesion]) -> None:
         """Implant one nodule, away from what is already known there; a few places are tried."""
         patch = varied(rng, self.source.patches[rng.choice(len(self.source.patches), p=self._patch_weight)])
+        if patch.type == "solid" and patch.diameter_mm >= _LEAST_CORED_MM and rng.random() < _CORED:
+            patch = with_core(rng, patch)
         for _ in range(4):
             place = random_place(rng, crop, lung, patch.diameter_mm, random_kind(rng))
             if place is None:

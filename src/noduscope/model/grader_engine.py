@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from noduscope.boxes import Marks
 from noduscope.heads import NODULE, SUBPIXELS, Logits, channels
-from noduscope.model.engine import MASS_MM, Engine
+from noduscope.model.engine import LARGE_MM, Engine
 from noduscope.preprocess import half_size
 from noduscope.scan import HuVolume, Triple
 from noduscope.settings import GraderSettings
@@ -112,8 +112,8 @@ class GraderEngine:
         return made
 
     def _of_marks(self, hu: HuVolume, spacing_zyx_mm: Triple, marks: Marks, turns: Sequence[tuple[int, int]]) -> Logits:
-        """`nodule_logits` of marks; masses are looked at in half size."""
-        large = marks.diameter_mm >= MASS_MM
+        """`nodule_logits` of marks; large ones are looked at in half size."""
+        large = marks.diameter_mm >= LARGE_MM
         made = np.zeros(len(marks), np.float32)
         made[~large] = self.nodule_logits(hu, spacing_zyx_mm, marks.centre_zyx[~large], turns)
         if large.any():
