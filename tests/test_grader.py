@@ -48,6 +48,7 @@ from noduscope.model.grader_engine import (  # noqa: E402
 from noduscope.model.ir import to_openvino  # noqa: E402
 from noduscope.phantom import Phantom, write_mhd  # noqa: E402
 from noduscope.predict import load_models, predict  # noqa: E402
+from noduscope.preprocess import half_size  # noqa: E402
 from noduscope.settings import (  # noqa: E402
     GraderSettings,
     Settings,
@@ -318,6 +319,19 @@ def test_the_likeliest_marks_are_looked_at_in_all_turns_and_the_others_once():
     said = engine.mark_logits(hu, spacing, Marks(centres, score, np.full(len(centres), 5, np.float32)))
     assert np.array_equal(said[:_SECOND_LOOK], always[:_SECOND_LOOK])
     assert np.array_equal(said[_SECOND_LOOK:], each[0][_SECOND_LOOK:])
+
+
+def test_what_fills_half_a_view_is_looked_at_in_half_size():
+    engine = GraderEngine(to_openvino(build_grader(SETTINGS.grader)), SETTINGS.grader)
+    rng = np.random.default_rng(0)
+    hu, spacing = rng.integers(-900, 100, (60, 60, 60)).astype(np.int16), (0.7, 0.7, 0.7)
+    centres = np.array([(20, 22, 30), (30, 30, 30)], np.float32)
+    marks = Marks(centres, np.zeros(2, np.float32), np.array([17.9, 18.0], np.float32))
+    said = engine.mark_logits(hu, spacing, marks)
+    assert said[0] == engine.nodule_logits(hu, spacing, centres[:1])[0]
+    # there voxels 0 and 1 are voxel 0, whose centre lies at 0.5 of the full grid; so 30 lies at 14.75
+    assert said[1] == engine.nodule_logits(half_size(hu), spacing, np.array([(14.75, 14.75, 14.75)]))[0]
+    assert abs(said[1] - engine.nodule_logits(hu, spacing, centres[1:])[0]) > 1e-4
 
 
 def test_an_outline_is_found_on_every_slice_it_reaches():

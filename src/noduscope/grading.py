@@ -167,7 +167,6 @@ class Grader:
         index = canonical.geometry.to_index(position_xyz_mm)
         z, y, x = (float(v) for v in index)
         spacing = canonical.geometry.spacing_zyx_mm
-        logit = float(self.engine.nodule_logits(canonical.hu, spacing, index[None])[0])
         outline = self.engine.outline(canonical.hu, spacing, (z, y, x))
         planes = outline.middle if outline else (round(z),)
         middle = outline.centre_yx if outline else (y, x)
@@ -176,6 +175,8 @@ class Grader:
         mask = _native(outline, canonical, self.settings) if outline else None
         diameter, volume = self._size(outline, spacing) if outline else (None, None)
         size_mm = diameter.mean if diameter else diameter_hint_mm
+        mark = Marks(*(np.asarray(v, np.float32) for v in (index[None], [0.0], [size_mm])))
+        logit = float(self.engine.sized_logits(canonical.hu, spacing, mark)[0])
         central = axial_view(canonical.hu, spacing, places[len(places) // 2], self.settings, alone=True)
         return Graded(
             logit=logit,

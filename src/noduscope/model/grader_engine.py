@@ -106,13 +106,19 @@ class GraderEngine:
 
         All are looked at once; the likeliest, by that and by the detector, again in all turns.
         """
-        made = self._of_marks(hu, spacing_zyx_mm, marks, _AS_IT_IS)
+        made = self.sized_logits(hu, spacing_zyx_mm, marks, _AS_IT_IS)
         again = np.argsort(-(marks.score + made), kind="stable")[:_SECOND_LOOK]
-        made[again] = self._of_marks(hu, spacing_zyx_mm, marks.take(again), _ALL_TURNS)
+        made[again] = self.sized_logits(hu, spacing_zyx_mm, marks.take(again))
         return made
 
-    def _of_marks(self, hu: HuVolume, spacing_zyx_mm: Triple, marks: Marks, turns: Sequence[tuple[int, int]]) -> Logits:
-        """`nodule_logits` of marks; large ones are looked at in half size."""
+    def sized_logits(
+        self,
+        hu: HuVolume,
+        spacing_zyx_mm: Triple,
+        marks: Marks,
+        turns: Sequence[tuple[int, int]] = _ALL_TURNS,
+    ) -> Logits:
+        """`nodule_logits` of marks whose size is known, ``(n,)``; large ones are looked at in half size."""
         large = marks.diameter_mm >= LARGE_MM
         made = np.zeros(len(marks), np.float32)
         made[~large] = self.nodule_logits(hu, spacing_zyx_mm, marks.centre_zyx[~large], turns)
