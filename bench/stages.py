@@ -9,6 +9,7 @@ import importlib.util
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from bench.machine import Row, row
 from noduscope.io.read import read_scan
 from noduscope.lungs import find_lungs
-from noduscope.model.engine import heat_volume
+from noduscope.model.engine import find_marks, heat_volume
 from noduscope.morphology import regions
 from noduscope.patches import keep_core, lung_tiles, read_box
 from noduscope.predict import Models, load_models, predict
@@ -61,7 +62,10 @@ def measure_stages(scan_path: Path, model: str, rounds: int, scratch: Path) -> I
     ours: dict[str, Work] = {"noduscope": lambda: resample(part.hu, part.geometry, own.spacing_mm)[0]}
     yield timed("resample", ours | _resamplers(part, region.geometry), _hu)
     ours = {"noduscope": lambda: heat_volume(models.engine, region.hu, region.lungs, own)}
-    yield timed("detect", ours | _keras_inference(models, region), _logits)
+    yield timed("search", ours | _keras_inference(models, region), _logits)
+    yield timed(
+        "detect", {"noduscope": lambda: find_marks(models.engine, region.hu, region.lungs, own, settings.detect)}
+    )
     results = [predict(scan, models) for _ in range(rounds)]
     yield row("measure", {"noduscope": [r.timing_s["measure"] for r in results]})
     folder = scratch / "written"
@@ -78,21 +82,35 @@ def measure_stages(scan_path: Path, model: str, rounds: int, scratch: Path) -> I
 
 
 def convolution_work(models: Models, region: LungRegion) -> dict[str, Any]:
-    """Tiles, voxels and GFLOP of the network on one scan, counted from the convolutions of the exported graph."""
+    """Tiles, voxels and GFLOP of the network on one scan, counted from the convolutions of the exported graph.
+
+    ``gflop_search`` is of the search at full size, ``gflop`` of all that `find_marks` asks of the network.
+    """
     import openvino as ov
 
     network = ov.Core().read_model(models.detector.network)
-    flop, voxels, tiles = 0, 0, lung_tiles(region.lungs)
-    for tile in tiles:
-        shape = [b.stop - b.start for b in tile.read]
-        network.reshape([1, *shape, 1])
-        voxels += int(np.prod(shape))
-        for node in network.get_ops():
-            if node.get_type_name() == "Convolution":
-                # a multiplication and an addition for each weight that an output value sees
-                _, *kernel = node.input(1).get_shape()
-                flop += 2 * int(np.prod(node.output(0).get_shape())) * int(np.prod(kernel))
-    return {"tiles": len(tiles), "voxels": voxels, "gflop": flop / 1e9, "precision": models.engine.precision}
+
+    def gflop(shape: tuple[int, ...]) -> float:
+        network.reshape(list(shape))
+        convolutions = [n for n in network.get_ops() if n.get_type_name() == "Convolution"]
+        # a multiplication and an addition for each weight that an output value sees
+        return sum(2e-9 * np.prod(n.output(0).get_shape()) * np.prod(n.input(1).get_shape()[1:]) for n in convolutions)
+
+    asked: Counter[tuple[int, ...]] = Counter()
+
+    def counted(batch: Any) -> Any:
+        asked[batch.shape] += 1
+        return models.engine(batch)
+
+    find_marks(counted, region.hu, region.lungs, models.detector.settings.preprocess, Settings().detect)
+    tiles = [(1, *(b.stop - b.start for b in tile.read), 1) for tile in lung_tiles(region.lungs)]
+    return {
+        "tiles": len(tiles),
+        "voxels": sum(int(np.prod(t)) for t in tiles),
+        "gflop_search": sum(gflop(t) for t in tiles),
+        "gflop": sum(times * gflop(shape) for shape, times in asked.items()),
+        "precision": models.engine.precision,
+    }
 
 
 def _itk_reading(path: Path) -> Work:

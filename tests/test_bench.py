@@ -58,13 +58,14 @@ def test_every_stage_has_its_references(figures: dict) -> None:
         "lungs": [],
         "label": ["scipy"],
         "resample": ["SimpleITK", "scipy"],
-        "detect": [made["detect"][0]],
+        "search": [made["search"][0]],
+        "detect": [],
         "measure": [],
         "write": [],
         "whole process": [],
         "--help": ["bare Python"],
     }
-    assert made["detect"][0].startswith("Keras on ")
+    assert made["search"][0].startswith("Keras on ")
 
 
 def test_the_references_give_our_answer(figures: dict) -> None:
@@ -75,7 +76,7 @@ def test_the_references_give_our_answer(figures: dict) -> None:
     # two roundings against one
     assert answers["resample", "SimpleITK"] in ("within 0 HU", "within 1 HU")
     assert answers["resample", "scipy"] in ("within 0 HU", "within 1 HU")
-    (logits,) = [a for (stage, _), a in answers.items() if stage == "detect"]
+    (logits,) = [a for (stage, _), a in answers.items() if stage == "search"]
     # bf16, which OpenVINO takes where the processor has it, keeps 8 bits of 24
     most = {"f32": 1e-2, "bf16": 0.2}[figures["network"]["precision"]]
     assert float(logits.removeprefix("logits within ")) < most
@@ -91,7 +92,9 @@ def test_the_network_s_work_is_counted_from_its_layers(figures: dict) -> None:
         + s4 * (27 * 2 * 2 + 2 * 5)  # head, output
     )
     network = figures["network"]
-    assert network["gflop"] == pytest.approx(2 * weights * network["voxels"] / 1e9)
+    assert network["gflop_search"] == pytest.approx(2 * weights * network["voxels"] / 1e9)
+    # at half size an eighth of it, about, and what lies around each of the likeliest marks
+    assert network["gflop"] > 1.05 * network["gflop_search"]
     assert network["share_of_peak"] == pytest.approx(network["gflops"] / network["matrix_peak_gflops"])
 
 
