@@ -427,6 +427,8 @@ def test_a_shipped_grader_is_trained_beside_the_detector_and_can_be_fitted_to_an
         "## False positives of the detector",
         "CPM with grader",
     )
+    official = json.loads((tmp_path / "run" / "joint-validation" / "metrics.json").read_text(encoding="utf-8"))
+    told += (f"validation CPM {official['cpm']['interpolated']['value']:.3f}",)
     for figure in (*told, "Validation, with the grader", f"Default threshold {bundle.threshold:.3f}"):
         assert figure in bundle.card
     again = load_bundle(finish.join_grader(path, scans, tmp_path / "cache", tmp_path / "joined", "0.2"))

@@ -82,9 +82,9 @@ def finish_detector(run: Path, data: Path, cache: Path, version: str) -> Path:
     volumes = side_volumes(data, cache, settings, "validation")
     marks = _search(engine, volumes, settings)
     calibration = calibrate(volumes, marks)
-    validation = _measure(run / "validation", volumes, marks, calibration)
+    validation = measured(run / "validation", volumes, marks, calibration)
     test_volumes = side_volumes(data, cache, settings, "test")
-    test = _measure(run / "test", test_volumes, _search(engine, test_volumes, settings), calibration)
+    test = measured(run / "test", test_volumes, _search(engine, test_volumes, settings), calibration)
     training = training_volumes(data, cache, settings)
     thresholds = (
         default_threshold(volumes, marks, calibration),
@@ -207,8 +207,8 @@ def threshold_line(thresholds: tuple[float, float], training: int) -> str:
     return f"Default threshold {max(thresholds):.3f}: {bar} ({held})."
 
 
-def _measure(out: Path, volumes: Sequence[KnownVolume], marks: Sequence[Marks], calibration: Calibration) -> Measured:
-    """Write the tables of one side and evaluate them by LUNA16's rules."""
+def measured(out: Path, volumes: Sequence[KnownVolume], marks: Sequence[Marks], calibration: Calibration) -> Measured:
+    """Write the tables of one side into a folder and evaluate them there as ``evaluate detections`` does."""
     rows: dict[str, list[list[Any]]] = {"predictions": [], "annotations": [], "excluded": []}
     for volume, found in zip(volumes, marks, strict=True):
         for place, score in zip(volume.geometry.to_world(found.centre_zyx), found.score, strict=True):
@@ -284,11 +284,11 @@ def luna16_lines(settings: Settings) -> list[str]:
 def write_card(
     version: str,
     about: Sequence[str],
-    measured: tuple[Measured, Measured],
+    sides: tuple[Measured, Measured],
     decision: tuple[Calibration, str],
 ) -> str:
     """The model card, every figure computed; `about` tells of data and protocol, `decision` of the probability."""
-    validation, test = measured
+    validation, test = sides
     calibration, threshold = decision
     lines = [
         f"# detector {version}",
@@ -301,7 +301,7 @@ def write_card(
     ]
     for title, side in (("Validation", validation), ("Test", test)):
         lines += _side_lines(title, side)
-    gaps = [calibration_gap(match(side.volumes, side.marks), calibration) for side in measured]
+    gaps = [calibration_gap(match(side.volumes, side.marks), calibration) for side in sides]
     lines += [
         "## Probability",
         "",
@@ -324,14 +324,12 @@ def _side_lines(title: str, side: Measured) -> list[str]:
     """One side's figures as Markdown."""
     metrics, matched = side.metrics, match(side.volumes, side.marks)
     scans = sorted({v.name.partition("+")[0] for v in side.volumes})
-    cpm = metrics["cpm"]["interpolated"]
-    low_high = f" (95 % interval {cpm['low']:.3f} to {cpm['high']:.3f})" if cpm["low"] is not None else ""
     froc = metrics["froc"]
     lines = [
         f"## {title}",
         "",
         f"{len(side.volumes)} volumes of {len(scans)} scans ({', '.join(scans)}), {len(matched.best)} nodules.",
-        f"CPM {cpm['value']:.3f}{low_high}.",
+        f"{cpm_text(metrics)}.",
         "",
         "| false positives per scan | " + " | ".join(f"{r:g}" for r in RATES) + " |",
         "|---|" + "---|" * len(RATES),
@@ -340,6 +338,13 @@ def _side_lines(title: str, side: Measured) -> list[str]:
         *group_lines(side.volumes, matched),
     ]
     return [*lines, ""]
+
+
+def cpm_text(metrics: dict[str, Any]) -> str:
+    """CPM with its interval, if there is one."""
+    cpm = metrics["cpm"]["interpolated"]
+    low_high = f" (95 % interval {cpm['low']:.3f} to {cpm['high']:.3f})" if cpm["low"] is not None else ""
+    return f"CPM {cpm['value']:.3f}{low_high}"
 
 
 def group_lines(volumes: Sequence[KnownVolume], matched: Matched) -> list[str]:

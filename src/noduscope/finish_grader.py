@@ -28,9 +28,11 @@ from noduscope.findings import NOT_A_MEDICAL_DEVICE
 from noduscope.finish import (
     NODULES_PER_SCAN,
     calibration_gap,
+    cpm_text,
     default_threshold,
     group_lines,
     made_of,
+    measured,
     platt_scaling,
     threshold_line,
     training_volumes,
@@ -107,7 +109,7 @@ def finish_grader(data: Path, cache: Path, run: Path, crossval: Path, settings: 
     places = None if (run / WEIGHTS).exists() else place_samples(data, cache, settings, detector, training)
     model = train_grader(labelled_nodules(training, settings.grader), places, run, settings)
     network = to_openvino(model)
-    joint = join(data, cache, settings, detector, GraderEngine(network, settings.grader))
+    joint = join(data, cache, settings, run, (detector, GraderEngine(network, settings.grader)))
     pooled = pool(stacks, crossval, split.folds)
     summary = json.loads((crossval / "summary.json").read_text(encoding="utf-8"))
     malignancy = calibrate_malignancy(pooled.judged)
@@ -156,7 +158,7 @@ def join_grader(bundle: Path, data: Path, cache: Path, out: Path, version: str) 
         raise InputRefused(f'{bundle}: its card has no section "{_DETECTION.removeprefix("## ")}"')
     detector = load_bundle(find_bundle("detector"))
     engine = GraderEngine(held.network, held.settings.grader)
-    joint = join(data, cache, held.settings, detector, engine)
+    joint = join(data, cache, held.settings, out, (detector, engine))
     begin = lines.index(_DETECTION)
     end = next((i for i in range(begin + 1, len(lines)) if lines[i].startswith("## ")), len(lines))
     lines = [f"# grader {version}", *lines[1:begin], *joint.card, *lines[end:]]
@@ -186,22 +188,34 @@ class Joint:
     card: list[str]
 
 
-def join(data: Path, cache: Path, settings: Settings, detector: Bundle, engine: GraderEngine) -> Joint:
-    """Fit the joint probability of both networks on validation and measure it there and on test."""
-    validation, test = (
-        score(side_volumes(data, cache, settings, side), detector, engine) for side in ("validation", "test")
-    )
-    training = score(training_volumes(data, cache, settings), detector, engine)
+def join(data: Path, cache: Path, settings: Settings, out: Path, networks: tuple[Bundle, GraderEngine]) -> Joint:
+    """Fit the joint probability of detector and grader on validation and measure it there and on test.
+
+    The tables of both sides and their evaluation by LUNA16's rules go into ``out/joint-validation`` and ``-test``.
+    """
+    sides = {side: score(side_volumes(data, cache, settings, side), *networks) for side in ("validation", "test")}
+    validation, test = sides.values()
+    training = score(training_volumes(data, cache, settings), *networks)
     combination = combine(validation)
+    official = {
+        side: measured(out / f"joint-{side}", s.volumes, s.rescored(combination), Calibration()).metrics
+        for side, s in sides.items()
+    }
     thresholds = joint_threshold(validation, combination), joint_threshold(training, combination)
     content = {
         "calibration": nodule_calibration(validation),
         "threshold": max(thresholds),
         "combination": settings_to_dict(combination),
-        "detector": detector.sha256,
+        "detector": networks[0].sha256,
     }
-    about = threshold_line(thresholds, len(training.volumes))
-    return Joint(content, [*_detection_lines((validation, test), combination, detector), about, ""])
+    told = ", ".join(f"{side} {cpm_text(metrics)}" for side, metrics in official.items())
+    about = [
+        f"By LUNA16's rules, with the grader: {told}; intervals by bootstrap of the volumes, which are of few scans.",
+        "",
+        threshold_line(thresholds, len(training.volumes)),
+        "",
+    ]
+    return Joint(content, [*_detection_lines((validation, test), combination, networks[0]), *about])
 
 
 def joint_threshold(side: Scored, combination: Combination) -> float:
