@@ -251,7 +251,8 @@ def collection_lines(settings: Settings) -> list[str]:
         f"Split by patient: nodules by a hash of the patient id into {settings.split.folds} parts (part "
         f"{settings.split.validation_fold} validation, {settings.split.test_fold} test, the others training); scans by "
         "name. Validation chose the weights, the calibration and, with the training scans, the threshold; test chose "
-        "nothing. What LUNA16 excludes on the LIDC's scans counts neither way.",
+        "none of them, but the rule for the threshold was settled when its false positives had been seen. What LUNA16 "
+        "excludes on the LIDC's scans counts neither way.",
         "",
         f"**Reviewed findings.** Only the LIDC's scans were read for all nodules. {reviewed} findings on the other "
         "scans that look like nodules count neither way (`reviewed_findings.csv`, each with its reason); those on "

@@ -43,7 +43,7 @@ def lesions_beside(scans: Path) -> dict[str, list[KnownLesion]]:
         known.setdefault(name, []).extend(found)
     if luna16.exists():
         excluded = read_annotations(luna16, counts=False)
-        for name, uid in {(r["scan"], r.get("seriesuid")) for r in table_rows(table, ("scan",))}:
+        for name, uid in dict.fromkeys((r["scan"], r.get("seriesuid")) for r in table_rows(table, ("scan",))):
             known[name].extend(excluded.get(uid or "", []))
     return known
 
