@@ -101,8 +101,9 @@ def encode(
 
 def _same_as_any(lesion: Lesion, others: Sequence[Lesion], spacing_mm: float) -> bool:
     """Whether its centre lies within another one's radius."""
-    away = (np.linalg.norm(np.subtract(lesion.centre_zyx, k.centre_zyx)) * spacing_mm * 2 for k in others)
-    return any(d < k.diameter_mm for d, k in zip(away, others, strict=True))
+    return any(
+        np.linalg.norm(np.subtract(lesion.centre_zyx, k.centre_zyx)) * spacing_mm < k.diameter_mm / 2 for k in others
+    )
 
 
 def _inside(lesion: Lesion, shape_zyx: tuple[int, int, int]) -> bool:

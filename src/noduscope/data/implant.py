@@ -50,8 +50,7 @@ def varied(rng: np.random.Generator, patch: NodulePatch) -> NodulePatch:
 
 def faded(patch: NodulePatch, share: float) -> NodulePatch:
     """The nodule as ground-glass: `share` of its density above aerated lung."""
-    lung = np.float32(_LUNG_HU)
-    return replace(patch, hu=lung + (patch.hu - lung) * np.float32(share), type="ground-glass")
+    return replace(patch, hu=_thinned(patch.hu, np.float32(share)), type="ground-glass")
 
 
 def with_core(rng: np.random.Generator, patch: NodulePatch) -> NodulePatch:
@@ -62,9 +61,14 @@ def with_core(rng: np.random.Generator, patch: NodulePatch) -> NodulePatch:
     edge = rng.uniform(0.25, 0.75) * depth.max()
     kept = np.clip(depth - np.float32(edge) + 0.5, 0, 1)
     share = np.float32(rng.uniform(*_FADED_TO))
+    return replace(patch, hu=_thinned(patch.hu, share + (1 - share) * kept), type="part-solid")
+
+
+def _thinned(hu: Crop, share: np.float32 | Crop) -> Crop:
+    """`share` of the density above aerated lung, everywhere or voxel by voxel."""
     lung = np.float32(_LUNG_HU)
-    hu = lung + (patch.hu - lung) * (share + (1 - share) * kept)
-    return replace(patch, hu=hu, type="part-solid")
+    made: Crop = lung + (hu - lung) * share
+    return made
 
 
 def _centre(alpha: NDArray[np.float32]) -> tuple[float, float, float]:

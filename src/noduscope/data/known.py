@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noduscope.errors import InputRefused
+from noduscope.scan import Triple
 
 ANNOTATIONS, EXCLUDED = "annotations.csv", "annotations_excluded.csv"
 PLACE = ("coordX", "coordY", "coordZ")
@@ -24,7 +25,7 @@ _UNSIZED_MM = 10.0
 class KnownLesion:
     """A lesion in world coordinates, as a table of known lesions has it."""
 
-    position_xyz_mm: tuple[float, float, float]
+    position_xyz_mm: Triple
     diameter_mm: float
     counts: bool
 
@@ -55,8 +56,7 @@ def read_lesions(path: Path) -> dict[str, list[KnownLesion]]:
     known: dict[str, list[KnownLesion]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            place = (float(row["coordX"]), float(row["coordY"]), float(row["coordZ"]))
-            lesion = KnownLesion(place, float(row["diameter_mm"]), row["kind"] == "reference")
+            lesion = KnownLesion(*_place_and_size(row), row["kind"] == "reference")
             known.setdefault(row["scan"], []).append(lesion)
     return known
 
@@ -70,8 +70,7 @@ def reviewed_findings() -> dict[str, list[KnownLesion]]:
     known: dict[str, list[KnownLesion]] = {}
     text = (Path(__file__).parent / "reviewed_findings.csv").read_text(encoding="utf-8")
     for row in csv.DictReader(text.splitlines()):
-        place = (float(row["coordX"]), float(row["coordY"]), float(row["coordZ"]))
-        known.setdefault(row["scan"], []).append(KnownLesion(place, float(row["diameter_mm"]), counts=False))
+        known.setdefault(row["scan"], []).append(KnownLesion(*_place_and_size(row), counts=False))
     return known
 
 
@@ -86,12 +85,18 @@ def read_annotations(path: Path, *, counts: bool) -> dict[str, list[KnownLesion]
     known: dict[str, list[KnownLesion]] = {}
     for number, row in enumerate(table_rows(path, ("seriesuid", *PLACE, "diameter_mm")), start=2):
         try:
-            x, y, z, diameter = (float(row[c]) for c in (*PLACE, "diameter_mm"))
+            place, diameter = _place_and_size(row)
         except ValueError as error:
             raise InputRefused(f"{path}, row {number}: {error}; a number is expected") from error
-        lesion = KnownLesion((x, y, z), diameter if diameter > 0 else _UNSIZED_MM, counts)
+        lesion = KnownLesion(place, diameter if diameter > 0 else _UNSIZED_MM, counts)
         known.setdefault(row["seriesuid"], []).append(lesion)
     return known
+
+
+def _place_and_size(row: dict[str, str]) -> tuple[Triple, float]:
+    """LPS place and diameter, mm, of a table's row."""
+    x, y, z, diameter = (float(row[c]) for c in (*PLACE, "diameter_mm"))
+    return (x, y, z), diameter
 
 
 def table_rows(path: Path, columns: Iterable[str]) -> Iterator[dict[str, str]]:
