@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import ROOT, describe, matrix_peak_gflops, row, run_measured
+from bench.training import told
 
 _PHANTOM = (
     "import sys; from noduscope.phantom import *; "
@@ -37,6 +39,8 @@ def main() -> None:
     rates = {"gflops": reached, "matrix_peak_gflops": peak, "share_of_peak": reached / peak}
     result["scan"] = {"source": "given" if given.scan else "phantom", **last["scan"]}
     result |= {"stages": [*stages, *processes], "network": {**last["network"], **rates}}
+    if importlib.util.find_spec("keras"):
+        result["training"] = _training(2 if given.quick else 40)
     if given.monai:
         other = run_measured([str(given.monai), str(ROOT / "bench" / "monai_detector.py"), str(scan.resolve())])
         result["monai"] = {**other, "ratio": other["seconds"] / processes[0]["seconds"]["median"]}
@@ -78,6 +82,14 @@ def _processes(scan: Path, model: str, rounds: int, scratch: Path) -> list[dict[
     return rows
 
 
+def _training(steps: int) -> dict[str, Any]:
+    """A training step on crops of a synthetic chest, in a process of its own: TensorFlow keeps threads and memory."""
+    command = [sys.executable, "-m", "bench.training", "--json", "--steps", str(steps)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    measured: dict[str, Any] = json.loads(done.stdout)
+    return measured
+
+
 def _print(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -102,6 +114,8 @@ def _print(result: dict[str, Any]) -> None:
         f"{net['gflops']:.0f} GFLOP/s in {net['precision']}, {net['share_of_peak']:.0%} of the float32 matrix "
         f"product's {net['matrix_peak_gflops']:.0f} (bf16 units can exceed 100 %)"
     )
+    if step := result.get("training"):
+        console.print(told(step))
     if other := result.get("monai"):
         console.print(
             f"MONAI's LUNA16 detector took {other['seconds']:.0f} s and {other['peak_mb'] / 1000:.1f} GB for this "

@@ -2,7 +2,7 @@
 
 ::
 
-    python docs/make_training_cost.py LUNA16 CACHE
+    python -m docs.make_training_cost LUNA16 CACHE
 
 Some of the scans are enough; they are prepared into the cache, which must be new.
 
@@ -19,17 +19,19 @@ from pathlib import Path
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from noduscope.data.batches import CropMaker, CropSource, DetectorBatches
+from bench.training import measure
+
+from noduscope.data.batches import CropSource
 from noduscope.data.cached import cached_hosts, read_scans
 from noduscope.data.luna16 import SUBSET_SIZES, survey
 from noduscope.data.prepare import prepare_tree
-from noduscope.model.detector import build_detector, detector_loss
+from noduscope.model.detector import build_detector
 from noduscope.model.engine import Engine, find_marks
 from noduscope.model.ir import to_openvino
 from noduscope.settings import Settings
 
 PAGE = Path(__file__).resolve().parent / "reference" / "training-cost.md"
-STEPS = 8
+STEPS = 40
 FOLDS = len(SUBSET_SIZES)
 
 
@@ -45,26 +47,15 @@ def main() -> None:
     PAGE.write_text(page(settings, cost), encoding="utf-8")
 
 
-def measured(settings: Settings, hosts: list) -> dict[str, float]:
-    """Processor seconds of a step, of its crops alone, and of a search of one scan."""
-    train = settings.train_detector
-    batches = DetectorBatches(CropMaker(CropSource(hosts, (), ()), settings), STEPS, train.batch_size, train.seed)
-    model = build_detector(settings.detector)
-    model.compile("adam", loss=detector_loss, jit_compile=False)
-    pairs = [batches[i] for i in range(STEPS)]
-    for _ in range(2):  # the first call compiles
-        model.train_on_batch(*pairs[0])
-    start = time.process_time()
-    for pair in pairs:
-        model.train_on_batch(*pair)
-    network = (time.process_time() - start) / STEPS
-    crops = batches.seconds / STEPS
-    engine = Engine(to_openvino(model))
+def measured(settings: Settings, hosts: list) -> dict:
+    """What `measure` says of a step, and the processor seconds of a search of one scan."""
+    step = measure(CropSource(hosts, (), ()), settings, STEPS)
+    engine = Engine(to_openvino(build_detector(settings.detector)))
     start = time.process_time()
     for host in hosts:
         find_marks(engine, host.hu, host.lungs, settings.preprocess, settings.detect)
     search = (time.process_time() - start) / len(hosts)
-    return {"step": network + crops, "crops": crops, "search": search}
+    return {**step, "search": search}
 
 
 def page(settings: Settings, cost: dict[str, float]) -> str:
@@ -74,7 +65,7 @@ def page(settings: Settings, cost: dict[str, float]) -> str:
     validations = train.steps // train.validate_every
     hours = {
         "prepare 888 scans, once": scans * cost["prepare"] / cores / 3600,
-        f"train, {train.steps} steps a fold": FOLDS * train.steps * cost["step"] / cores / 3600,
+        f"train, {train.steps} steps a fold": FOLDS * train.steps * cost["processor"] / cores / 3600,
         f"validate, {validations} times a fold on 89 scans": FOLDS * validations * 89 * cost["search"] / cores / 3600,
         "search the test scans of every fold": scans * cost["search"] / cores / 3600,
     }
@@ -82,14 +73,14 @@ def page(settings: Settings, cost: dict[str, float]) -> str:
     lines = [
         "# What training on LUNA16 costs",
         "",
-        "Written by `python docs/make_training_cost.py`, from measurements on the machine named here; "
-        f"the whole of LUNA16 was not run. {_processor()}, {cores} cores, no GPU; float32, "
-        f"{train.batch_size} crops of {train.crop_voxels}³ a step. No GPU was measured.",
+        "Written by `python -m docs.make_training_cost`, from measurements on the machine named here; "
+        f"the whole of LUNA16 was not run. {_processor()}, {cores} cores, no GPU; "
+        f"{cost['precision']}, {cost['crop']} a step. No GPU was measured.",
         "",
         "| measured | value |",
         "|---|---|",
-        f"| processor seconds per step | {cost['step']:.2f} |",
-        f"| of these for making the crops | {cost['crops']:.3f} ({100 * cost['crops'] / cost['step']:.1f} %) |",
+        f"| processor seconds per step | {cost['processor']:.2f} |",
+        f"| of these for making the crops | {cost['crops']:.3f} ({100 * cost['share']:.1f} %) |",
         f"| processor seconds to search a scan | {cost['search']:.1f} |",
         f"| processor seconds to prepare a scan (mean of {cost['scans']}) | {cost['prepare']:.1f} |",
         f"| prepared scan on disk | {cost['megabytes']:.0f} MB |",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noduscope.augment import View, cut, degrade, enhanced, noise_bank, random_view, thick_slices
+from noduscope.augment import View, cut, cut_mask, degrade, enhanced, noise_bank, random_view, thick_slices
 from noduscope.boxes import Lesion
 
 AIR = -1000.0
@@ -63,6 +63,33 @@ def test_outside_the_scan_there_is_the_fill():
     assert crop[0, 0, 0] == -777.0
     assert crop[-1, -1, -1] == 0.0
     assert np.all(cut(volume, View((90.0, 90.0, 90.0), 16), -777.0) == -777.0)
+
+
+@settings(max_examples=20)
+@given(
+    offset=st.tuples(*(st.floats(-5, 5) for _ in range(3))),
+    zoom=st.tuples(*(st.floats(0.85, 1.2) for _ in range(3))),
+    angle=st.floats(-np.pi, np.pi),
+)
+def test_a_mask_is_cut_as_its_scan_is(offset, zoom, angle):
+    place = (21.0, 24.0, 19.0)
+    view = View(tuple(p + o for p, o in zip(place, offset, strict=True)), 32, zoom, angle)
+    volume = ball((44, 46, 48), place, 6.0)
+    mask = cut_mask(2 * (volume > -500).astype(np.uint8), view)
+    assert mask.dtype == bool
+    crop = cut(volume, view, AIR)
+    # the nearest of eight voxels has at least an eighth of the weight
+    assert mask[crop > -500 / 8 + 10].all()
+    assert not mask[crop < AIR + 500 / 8 - 10].any()
+    assert mask.sum() == pytest.approx((crop > -500).sum(), rel=0.2)
+
+
+def test_nothing_outside_the_scan_is_in_a_mask():
+    mask = np.ones((10, 10, 10), np.uint8)
+    shown = cut_mask(mask, View((0.0, 0.0, 0.0), 16))
+    assert shown[-8:, -8:, -8:].all()
+    assert not shown[:7].any()
+    assert not cut_mask(mask, View((90.0, 90.0, 90.0), 16)).any()
 
 
 def test_the_same_seed_gives_the_same_crop_and_another_does_not():

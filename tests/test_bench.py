@@ -50,6 +50,12 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return json.loads(out.read_text())
 
 
+def test_a_training_step_is_measured(figures: dict) -> None:
+    step = figures["training"]
+    assert 0 < step["crops"] < step["processor"]
+    assert step["share"] == pytest.approx(step["crops"] / step["processor"])
+
+
 def test_every_stage_has_its_references(figures: dict) -> None:
     made = {s["stage"]: [r["name"] for r in s["references"]] for s in figures["stages"]}
     assert made == {

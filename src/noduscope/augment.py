@@ -5,8 +5,8 @@ Every function takes a NumPy random generator, so that the same seed gives the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -49,39 +49,68 @@ def random_view(rng: np.random.Generator, centre_zyx: tuple[float, float, float]
 
 def cut(volume: NDArray[np.generic], view: View, fill: float) -> Crop:
     """The crop that a view shows of a volume ``(z, y, x)``, linear interpolation, `fill` outside."""
-    size, (zz, zy, zx) = view.size, view.zoom_zyx
-    half_z = (size / 2) / zz + 1
-    half = (size / 2) * (abs(np.cos(view.angle)) + abs(np.sin(view.angle))) / min(zy, zx) + 2
-    low = [int(np.floor(c - h)) for c, h in zip(view.centre_zyx, (half_z, half, half), strict=True)]
-    high = [int(np.ceil(c + h)) + 1 for c, h in zip(view.centre_zyx, (half_z, half, half), strict=True)]
-    block = _block(volume, low, high, fill)
-    z, y, x = (c - a for c, a in zip(view.centre_zyx, low, strict=True))
-    planes = turn_planes(block, View((z, y, x), size, view.zoom_zyx, view.angle))
-    place = (np.arange(size) - (size - 1) / 2) / zz + z
+    block, inner = _surroundings(volume, view, fill)
+    planes = turn_planes(block, inner)
+    place = _planes_shown(inner)
     first = np.clip(np.floor(place).astype(int), 0, len(planes) - 2)
-    share = (place - first).astype(np.float32)[:, None, None]
-    made: Crop = planes[first] * (1 - share) + planes[first + 1] * share
+    made: Crop = planes[first]
+    above = planes[first + 1]
+    above -= made
+    above *= (place - first).astype(np.float32)[:, None, None]
+    made += above
     return made
 
 
-def turn_planes(planes: Crop, view: View) -> Crop:
-    """Each axial plane of a stack ``(n, y, x)`` turned and zoomed as the view says, its edges repeated outside."""
+def cut_mask(mask: NDArray[np.uint8], view: View) -> NDArray[np.bool_]:
+    """Which of the crop is in a mask ``(z, y, x)``, by the nearest voxel; nothing is outside."""
+    block, inner = _surroundings(mask, view, 0)
+    shown = np.rint(_planes_shown(inner)).astype(int)
+    return turn_planes(block[shown], inner, np.uint8) > 0
+
+
+def turn_planes(planes: NDArray[Any], view: View, dtype: type[np.float32 | np.uint8] = np.float32) -> NDArray[Any]:
+    """Each axial plane of a stack ``(n, y, x)`` turned and zoomed as the view says, its edges repeated outside.
+
+    As float32 by linear interpolation, as uint8 by the nearest pixel.
+    """
+    how = cv2.INTER_LINEAR if dtype is np.float32 else cv2.INTER_NEAREST
     _, zy, zx = view.zoom_zyx
     c, s, size = np.cos(view.angle), np.sin(view.angle), view.size
     # OpenCV wants (x, y)
     matrix = np.array([[c * zx, s * zx, 0], [-s * zy, c * zy, 0]], dtype=np.float64)
     matrix[:, 2] = (size - 1) / 2 - matrix[:, :2] @ (view.centre_zyx[2], view.centre_zyx[1])
-    how = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
-    return np.stack([cv2.warpAffine(p, matrix, (size, size), **how) for p in planes])
+    made = np.empty((len(planes), size, size), dtype)
+    for plane, turned in zip(planes, made, strict=True):
+        cv2.warpAffine(plane.astype(dtype), matrix, (size, size), turned, how, cv2.BORDER_REPLICATE)
+    return made
 
 
-def _block(volume: NDArray[np.generic], low: list[int], high: list[int], fill: float) -> Crop:
-    """``volume[low:high]`` as float32, `fill` where that reaches outside."""
-    block = np.full([b - a for a, b in zip(low, high, strict=True)], fill, np.float32)
-    inside = [slice(max(a, 0), min(b, n)) for a, b, n in zip(low, high, volume.shape, strict=True)]
-    if all(s.stop > s.start for s in inside):
-        target = tuple(slice(s.start - a, s.stop - a) for s, a in zip(inside, low, strict=True))
-        block[target] = volume[tuple(inside)]
+def _surroundings(volume: NDArray[Any], view: View, fill: float) -> tuple[NDArray[Any], View]:
+    """The part of a volume that a view shows, with a little around it, and the view on that part."""
+    zz, zy, zx = view.zoom_zyx
+    half_z = (view.size / 2) / zz + 1
+    half = (view.size / 2) * (abs(np.cos(view.angle)) + abs(np.sin(view.angle))) / min(zy, zx) + 2
+    around = list(zip(view.centre_zyx, (half_z, half, half), strict=True))
+    low = [int(np.floor(c - h)) for c, h in around]
+    high = [int(np.ceil(c + h)) + 1 for c, h in around]
+    z, y, x = (c - a for c, a in zip(view.centre_zyx, low, strict=True))
+    return _block(volume, low, high, fill), replace(view, centre_zyx=(z, y, x))
+
+
+def _planes_shown(view: View) -> NDArray[np.float64]:
+    """Where along z the crop's planes lie."""
+    return np.asarray((np.arange(view.size) - (view.size - 1) / 2) / view.zoom_zyx[0] + view.centre_zyx[0], np.float64)
+
+
+def _block(volume: NDArray[Any], low: list[int], high: list[int], fill: float) -> NDArray[Any]:
+    """``volume[low:high]``, `fill` where that reaches outside."""
+    inside = tuple(slice(max(a, 0), max(min(b, n), 0)) for a, b, n in zip(low, high, volume.shape, strict=True))
+    held = volume[inside]
+    if held.shape == tuple(b - a for a, b in zip(low, high, strict=True)):
+        return held
+    block = np.full([b - a for a, b in zip(low, high, strict=True)], fill, volume.dtype)
+    if held.size:
+        block[tuple(slice(s.start - a, s.stop - a) for s, a in zip(inside, low, strict=True))] = held
     return block
 
 

@@ -17,12 +17,13 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from noduscope.augment import Crop, View, cut, degrade, noise_bank, random_view, turn_planes
+from noduscope.augment import Crop, View, cut, cut_mask, degrade, noise_bank, random_view, turn_planes
 from noduscope.boxes import STRIDE, Lesion, encode
 from noduscope.data.crops import CONSENSUS, NodulePatch, NoduleStack, resize_linear
 from noduscope.data.hosts import HostScan
@@ -66,6 +67,40 @@ class Sample:
     known_z: tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Piece:
+    """A turned and zoomed piece of a scan, perhaps laid on another side and mirrored, and the known lesions in it."""
+
+    host: HostScan
+    view: View
+    tipped: bool
+    mirrored: tuple[int, ...]
+
+    def crop(self) -> Crop:
+        """Its HU, a copy."""
+        return np.ascontiguousarray(self._laid(cut(self.host.hu, self.view, _AIR)))
+
+    def lung(self) -> NDArray[np.bool_]:
+        """Which of it is lung."""
+        return self._laid(cut_mask(self.host.lungs, self.view))
+
+    def lesions(self) -> list[Lesion]:
+        """The known lesions that reach into it, in its voxels."""
+        size, zoom = self.view.size, float(np.mean(self.view.zoom_zyx))
+        held = []
+        for known in self.host.lesions:
+            z, y, x = self.view.to_crop(np.asarray([known.centre_zyx]))[0]
+            if max(abs(v - size / 2) for v in (z, y, x)) < size / 2 + known.diameter_mm * zoom / 2:
+                lesion = Lesion((x, z, y) if self.tipped else (z, y, x), known.diameter_mm * zoom, known.counts)
+                for axis in self.mirrored:
+                    lesion = lesion.mirrored(axis, size - 1)
+                held.append(lesion)
+        return held
+
+    def _laid(self, made: NDArray[Any]) -> NDArray[Any]:
+        return np.flip(made.transpose(2, 0, 1) if self.tipped else made, self.mirrored)
+
+
 class CropMaker:
     """Makes the crop of a given seed; the same seed gives the same crop."""
 
@@ -98,23 +133,25 @@ class CropMaker:
         return weight
 
     def _host(self, rng: np.random.Generator) -> Sample:
-        crop, _, lesions = self._piece(rng, self._scans, special=0.5)
-        return Sample(crop, lesions, (0, self.size))
+        piece = self._piece(rng, self._scans, special=0.5)
+        return Sample(piece.crop(), piece.lesions(), (0, self.size))
 
     def _phantom(self, rng: np.random.Generator) -> Sample:
-        crop, _, lesions = self._piece(rng, self._phantoms, special=0.7)
-        return Sample(crop, lesions, (0, self.size))
+        piece = self._piece(rng, self._phantoms, special=0.7)
+        return Sample(piece.crop(), piece.lesions(), (0, self.size))
 
     def _implant(self, rng: np.random.Generator) -> Sample:
-        crop, lung, lesions = self._piece(rng, self._scans, special=0.0)
+        piece = self._piece(rng, self._scans, special=0.0)
+        crop, lung, lesions = piece.crop(), piece.lung(), piece.lesions()
         for _ in range(int(rng.integers(2, 6))):
             self._add(rng, crop, lung, lesions)
         return Sample(crop, lesions, (0, self.size))
 
     def _slab(self, rng: np.random.Generator) -> Sample:
-        crop, lung, lesions = self._piece(rng, self._scans, special=0.3)
+        piece = self._piece(rng, self._scans, special=0.3)
+        crop, lesions = piece.crop(), piece.lesions()
         if rng.random() < 0.5:
-            self._add(rng, crop, lung, lesions)
+            self._add(rng, crop, piece.lung(), lesions)
         depth = int(rng.integers(5, 24))
         about = lesions[-1].centre_zyx[0] if lesions else self.size / 2
         low = int(np.clip(round(about - depth / 2), 0, self.size - depth))
@@ -125,28 +162,14 @@ class CropMaker:
         stack = self.source.stacks[rng.choice(len(self.source.stacks), p=self._stack_weight)]
         return stack_sample(rng, stack, self.size, self.spacing_mm)
 
-    def _piece(
-        self, rng: np.random.Generator, scans: _Scans, special: float
-    ) -> tuple[Crop, NDArray[np.bool_], list[Lesion]]:
-        """A turned and zoomed piece of a scan, which of it is lung, and the known lesions in it.
-
-        With probability `special` it lies about a hard negative or a known lesion.
-        """
+    def _piece(self, rng: np.random.Generator, scans: _Scans, special: float) -> _Piece:
+        """A piece of a scan; with probability `special` it lies about a hard negative or a known lesion."""
         host, centre, size_mm = scans.spot(rng, self.size, special=rng.random() < special)
         view = random_view(rng, centre, self.size)
         if size_mm > _MASS_MM and rng.random() < 0.7:
             view = replace(view, zoom_zyx=(float(rng.uniform(*_MASS_ZOOM)),) * 3)
-        crop = cut(host.hu, view, _AIR)
-        lung = cut(host.lungs, view, 0.0) > 0.5
-        zoom = float(np.mean(view.zoom_zyx))
-        lesions = []
-        for known in host.lesions:
-            z, y, x = view.to_crop(np.asarray([known.centre_zyx]))[0]
-            if max(abs(v - self.size / 2) for v in (z, y, x)) < self.size / 2 + known.diameter_mm * zoom / 2:
-                lesions.append(Lesion((z, y, x), known.diameter_mm * zoom, known.counts))
-        if rng.random() < _TIPPED:
-            crop, lung, lesions = _tipped(crop, lung, lesions)
-        return _mirrored(rng, crop, lung, lesions)
+        tipped = rng.random() < _TIPPED  # the few vessels there are run in more directions
+        return _Piece(host, view, tipped, tuple(axis for axis in range(3) if rng.random() < 0.5))
 
     def _add(self, rng: np.random.Generator, crop: Crop, lung: NDArray[np.bool_], lesions: list[Lesion]) -> None:
         """Implant one nodule, away from what is already known there; a few places are tried."""
@@ -225,7 +248,7 @@ def stack_sample(rng: np.random.Generator, stack: NoduleStack, size: int, spacin
     shift = rng.uniform(-size / 5, size / 5, 2) / in_plane
     middle = (0.0, float(centre[1] + shift[0]), float(centre[2] + shift[1]))
     view = View(middle, size, (1.0, in_plane, in_plane), float(rng.uniform(-np.pi, np.pi)))
-    planes = resize_linear(turn_planes(stack.hu.astype(np.float32), view), (depth, size, size))
+    planes = resize_linear(turn_planes(stack.hu, view), (depth, size, size))
     scale = depth / stack.hu.shape[0]
     z_in = (centre[0] + 0.5) * scale - 0.5
     low = int(np.clip(round(size / 2 - z_in + rng.uniform(-size / 5, size / 5)), 0, size - depth))
@@ -234,24 +257,6 @@ def stack_sample(rng: np.random.Generator, stack: NoduleStack, size: int, spacin
     diameter = (6 * inside.sum() * dz * dy * dy / np.pi) ** (1 / 3)
     lesion = Lesion((float(z_in + low), float(y), float(x)), float(diameter) * zoom)
     return Sample(crop, [lesion], (low, low + depth))
-
-
-def _tipped(crop: Crop, lung: NDArray[np.bool_], lesions: list[Lesion]) -> tuple[Crop, NDArray[np.bool_], list[Lesion]]:
-    """The axes in another order, so that the few vessels there are run in more directions."""
-    moved = [Lesion((x, z, y), k.diameter_mm, k.counts) for k in lesions for z, y, x in [k.centre_zyx]]
-    return crop.transpose(2, 0, 1), lung.transpose(2, 0, 1), moved
-
-
-def _mirrored(
-    rng: np.random.Generator, crop: Crop, lung: NDArray[np.bool_], lesions: list[Lesion]
-) -> tuple[Crop, NDArray[np.bool_], list[Lesion]]:
-    """Each axis mirrored or not, by chance."""
-    for axis in range(3):
-        if rng.random() < 0.5:
-            crop, lung = np.flip(crop, axis), np.flip(lung, axis)
-            last = crop.shape[axis] - 1
-            lesions = [k.mirrored(axis, last) for k in lesions]
-    return np.ascontiguousarray(crop), lung, lesions
 
 
 def _weights(diameters_mm: Sequence[float], types: Sequence[str]) -> NDArray[np.float64]:

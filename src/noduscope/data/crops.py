@@ -28,6 +28,10 @@ CONSENSUS = 0.5
 """Share of the readers from which a voxel belongs to the nodule."""
 
 
+_VOTES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1)
+"""How many readers outlined a voxel, by its byte of `NoduleStack.readers`."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class NoduleStack:
     """One LIDC nodule: the slices that readers outlined, and what they said of it.
@@ -56,7 +60,7 @@ class NoduleStack:
     @property
     def agreement(self) -> NDArray[np.float32]:
         """Share of the readers whose outline holds each voxel, float32 (n, 96, 96)."""
-        votes = np.unpackbits(self.readers[..., None], axis=-1, count=8, bitorder="little").sum(axis=-1)
+        votes = _VOTES[self.readers]
         # a reader who outlined it in two parts counts twice in `n_readers`; no image holds more than four outlines
         share: NDArray[np.float32] = (votes / min(self.n_readers, MOST_READERS)).astype(np.float32)
         return share

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from noduscope.augment import Crop, View, cut, other_calibration, other_kernel
+from noduscope.augment import Crop, View, cut, cut_mask, other_calibration, other_kernel
 from noduscope.boxes import Lesion
 from noduscope.data.crops import CONSENSUS, NodulePatch, NoduleStack
 from noduscope.data.hosts import HostScan
@@ -248,7 +248,7 @@ class PlaceSamples:
         host = self.source.hosts[index]
         zoom = self.zoom * float(np.exp(rng.uniform(-0.12, 0.12)))
         view = View(place, self.settings.view_voxels, (zoom, zoom, zoom), float(rng.uniform(-np.pi, np.pi)))
-        crop, lung = cut(host.hu, view, -1000.0), cut(host.lungs > 0, view, 0.0) > 0.5
+        crop, lung = cut(host.hu, view, -1000.0), cut_mask(host.lungs, view)
         for axis in range(3):
             if rng.random() < 0.5:
                 crop, lung = np.flip(crop, axis), np.flip(lung, axis)

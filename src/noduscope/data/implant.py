@@ -141,12 +141,14 @@ def random_place(
     kind : ``pleura``: it will touch the edge of the lung. ``vessel``: it will touch something dense in
         the lung. ``free``: anywhere in aerated lung.
     """
+    middle = slice(margin, -margin)
+    crop, lung = crop[middle], lung[middle]
     spots = lung & (crop < -500)
     if kind == "pleura":
         spots &= _near(~lung, diameter_mm * 0.45)
     elif kind == "vessel":
         spots &= _near(lung & (crop > _VESSEL_HU), diameter_mm * 0.45)
-    inside = spots[margin:-margin, margin:-margin, margin:-margin]
+    inside = spots[:, middle, middle]
     flat = np.flatnonzero(inside)
     if flat.size == 0:
         return None
@@ -158,4 +160,7 @@ def _near(mask: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:
     """Which voxels lie within `reach` of the mask in their axial plane (a square's reach)."""
     size = 2 * round(reach) + 1
     kernel = np.ones((size, size), np.uint8)
-    return np.stack([cv2.dilate(p, kernel) for p in mask.astype(np.uint8)]) > 0
+    near = np.empty(mask.shape, np.uint8)
+    for plane, reached in zip(mask.astype(np.uint8), near, strict=True):
+        cv2.dilate(plane, kernel, reached)
+    return near.view(np.bool_)
