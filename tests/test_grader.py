@@ -400,7 +400,7 @@ def test_the_joint_threshold_lets_one_false_mark_per_scan_through():
     first = (marks(9, 2, 1), np.array([9.0, 1.0, 1.0]))
     second = (marks(9, 1, -1), np.array([9.0, 0.5, 1.0]))
     found = finish.Scored((volume, volume), (first[0], second[0]), (first[1], second[1]))
-    threshold = finish.joint_threshold(found, combination)
+    threshold = finish.default_threshold([found.combined(combination)], Calibration())
     assert 1 / (1 + math.exp(-1)) < threshold < 1 / (1 + math.exp(-2))
 
 

@@ -24,7 +24,7 @@ from noduscope.data.crops import read_stacks  # noqa: E402
 from noduscope.data.folds import patient_fold  # noqa: E402
 from noduscope.data.hosts import load_hosts  # noqa: E402
 from noduscope.data.known import lesions_beside, read_lesions  # noqa: E402
-from noduscope.data.validation import KnownVolume, match  # noqa: E402
+from noduscope.data.validation import KnownVolume, Matched, match  # noqa: E402
 from noduscope.errors import InputRefused, SettingsError  # noqa: E402
 from noduscope.evaluate.froc import FrocSettings  # noqa: E402
 from noduscope.finish import (  # noqa: E402
@@ -34,6 +34,7 @@ from noduscope.finish import (  # noqa: E402
     default_threshold,
     finish_detector,
     platt_scaling,
+    threshold_line,
 )
 from noduscope.model.bundle import Calibration, load_bundle  # noqa: E402
 from noduscope.phantom import write_mhd  # noqa: E402
@@ -54,7 +55,9 @@ SETTINGS = Settings(
     preprocess=PreprocessSettings(spacing_mm=2.0),
     detector=DetectorSettings(stem_filters=4, filters=(6, 8), blocks=(1, 1), dropout=0.0),
     split=SplitSettings(validation_scans=("Valid-1",), test_scans=("Test-1",)),
-    train_detector=TrainSettings(steps=4, batch_size=2, crop_voxels=32, validate_every=2, ema_momentum=0.5),
+    train_detector=TrainSettings(
+        steps=4, batch_size=2, crop_voxels=32, validate_every=2, ema_momentum=0.5, opacities=1
+    ),
 )
 
 
@@ -95,7 +98,7 @@ def both_sides(data: Path, cache: Path) -> train_module.DetectorData:
 
 
 def test_the_split_keeps_patients_apart_and_leaves_doubtful_stacks_out(both_sides):
-    assert [h.name for h in both_sides.train.hosts] == ["Train-1"]
+    assert [h.name for h in both_sides.train.hosts] == ["Train-1", "Train-1+opacities"]
     assert [p.patient_id for p in both_sides.train.patches] == patients(5, 3)
     assert {v.name.partition("+")[0] for v in both_sides.validation} == {"Valid-1"}
     implanted = [v for v in both_sides.validation if "+" in v.name]
@@ -253,9 +256,10 @@ def test_a_run_leaves_its_history_curves_settings_and_best_weights(straight: Pat
 def test_a_resumed_run_ends_as_if_it_had_never_been_killed(straight: Path, resumed: Path):
     a, b = read_history(straight), read_history(resumed)
     assert [r["epoch"] for r in b] == ["0", "1"]
-    # the order of sums over threads may differ in the last digits
+    # Keras swaps the averaged weights in and out by adding and subtracting, which costs the last digit; a step later so
+    # small a network on two crops makes up to 0.1 % of it. Begun anew, it would be 3 %
     for one, other in zip(a, b, strict=True):
-        assert float(other["loss"]) == pytest.approx(float(one["loss"]), rel=1e-3)
+        assert float(other["loss"]) == pytest.approx(float(one["loss"]), rel=5e-3)
 
 
 @pytest.mark.slow
@@ -274,10 +278,13 @@ def test_a_finished_run_is_a_bundle_that_predicts(data: Path, cache: Path, strai
     bundle = load_bundle(path)
     assert (bundle.name, bundle.version) == ("detector", "0.1")
     assert bundle.settings == SETTINGS
-    told = re.search(r"Default threshold (\S+): .* \((\S+) on validation, (\S+) on 1 training scans\)", bundle.card)
+    told = re.search(r"Default threshold (\S+), from which .*: (\S+) on the (\d+) volumes of validation, (\S+) on the "
+                     r"(\d+) volumes of validation with synthetic opacities\.", bundle.card)  # fmt: skip
     assert told, bundle.card
-    threshold, *held = map(float, told.groups())
-    assert threshold == max(held) == round(bundle.threshold, 3)
+    threshold, plain, volumes, opaque, copies = map(float, told.groups())
+    assert threshold == round(bundle.threshold, 3)
+    assert volumes == copies
+    assert plain + opaque <= 2.0
     assert 0 <= bundle.threshold <= 1
     assert {p.name for p in path.iterdir()} == {
         "manifest.json",
@@ -286,7 +293,7 @@ def test_a_finished_run_is_a_bundle_that_predicts(data: Path, cache: Path, strai
         "detector.weights.h5",
         "card.md",
     }
-    for figure in ("## Validation", "## Test", "CPM", "Valid-1", "Test-1"):
+    for figure in ("## Validation", "## Validation with synthetic opacities", "## Test", "CPM", "Valid-1", "Test-1"):
         assert figure in bundle.card
     result = predict(chest.scan, load_models(str(path)))
     assert result.models == (bundle.used,)
@@ -375,40 +382,33 @@ def test_the_calibration_gap_is_that_of_marks_weighted_to_luna16_s_mean():
 
 def test_the_default_threshold_leaves_one_false_positive_per_scan():
     volumes, marks = volumes_and_marks()
-    threshold = default_threshold(volumes, marks, Calibration())
+    threshold = default_threshold([match(volumes, marks)], Calibration())
     # false marks: 2.2, -1, -1.5, -2 and the -9 far from any lesion; the fifth is the first that is too many
     above = [s for s in (2.2, -1.0, -1.5, -2.0, -9.0) if Calibration().probability(s) >= threshold]
     assert len(above) == 4
     assert threshold <= 1.0
 
 
-def threshold_with(false: dict[str, list[float]]) -> float:
-    """The default threshold over scans with these false marks and no other."""
-    volumes, _ = volumes_and_marks()
-    marks = [
-        Marks(np.full((len(s), 3), 25, np.float32), np.array(s, np.float32), np.full(len(s), 8, np.float32))
-        for s in false.values()
-    ]
-    held = [dataclasses.replace(v, name=name) for v, name in zip(volumes, false, strict=False)]
-    return default_threshold(held, marks, Calibration())
+def side(*false: float, scans: int) -> Matched:
+    return Matched(np.array([9.0]), np.array(false), scans)
 
 
-def test_one_bad_scan_among_few_asks_for_a_higher_threshold_than_the_mean():
+def test_one_false_positive_per_scan_over_healthy_and_opaque_lungs_together():
     p = Calibration().probability
-    # three false marks in four scans are fewer than one per scan; but drawn anew, the bad scan comes up three times
-    # in four in 5 % of the draws, and then two marks of it are 1.5 per scan
-    assert p(4.0) < threshold_with({"a": [5.0, 4.0, 3.0], "b": [], "c": [], "d": []}) < p(5.0)
-    assert p(2.0) < threshold_with({"a": [5.0, 2.0], "b": [4.0], "c": [3.0], "d": [2.5]}) < p(2.5)
-
-
-def test_copies_of_a_scan_count_as_one_scan():
-    p = Calibration().probability
-    # one mark in either copy is one per scan, also if only this scan is drawn
-    assert p(1.0) < threshold_with({"a": [5.0, 1.0], "a+1": [4.0, 0.5], "b": [], "b+1": []}) < p(4.0)
+    plain, opaque = side(-2.0, scans=2), side(4.0, 3.0, 2.0, 1.0, 0.0, scans=2)
+    # four scans, so four false positives may be seen
+    threshold = default_threshold([plain, opaque], Calibration())
+    assert p(0.0) < threshold < p(1.0)
+    assert p(-2.0) < default_threshold([side(1.0, 0.0, -2.0, scans=2)], Calibration()) < p(0.0)
+    line = threshold_line(
+        threshold, {"validation": plain, "validation with synthetic opacities": opaque}, Calibration()
+    )
+    assert "1 false positive per scan at most" in line
+    assert "0.00 on the 2 volumes of validation, 2.00 on the 2 volumes of validation with synthetic" in line
 
 
 def test_without_false_positives_the_threshold_is_the_lowest_logit_kept():
-    assert threshold_with({"a": [], "b": []}) == pytest.approx(Calibration().probability(-4.0), abs=2e-4)
+    assert default_threshold([side(scans=2)], Calibration()) == pytest.approx(Calibration().probability(-4.0), abs=2e-4)
 
 
 @pytest.mark.slow

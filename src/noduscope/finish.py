@@ -6,7 +6,7 @@ Validation chooses (the epoch, the calibration, the threshold); test is measured
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from noduscope.boxes import Marks
 from noduscope.data.cached import is_cache
 from noduscope.data.implant import PLACES
 from noduscope.data.known import reviewed_findings
-from noduscope.data.validation import RATES, KnownVolume, Matched, match, plain_volumes
+from noduscope.data.synthetic import opacified_volumes
+from noduscope.data.validation import RATES, KnownVolume, Matched, match
 from noduscope.errors import InputRefused
 from noduscope.evaluate.detections import run_detections
-from noduscope.evaluate.froc import FrocSettings, percentile_interval
+from noduscope.evaluate.froc import FrocSettings
 from noduscope.evaluate.scores import calibration_error
 from noduscope.files import csv_bytes, replace_files
 from noduscope.findings import NOT_A_MEDICAL_DEVICE
@@ -33,16 +34,17 @@ from noduscope.model.detector import build_detector
 from noduscope.model.engine import Engine, find_marks
 from noduscope.model.ir import to_openvino
 from noduscope.settings import Settings, load_settings
-from noduscope.train import read_history, side_volumes, training_hosts
+from noduscope.train import read_history, side_volumes
 
 NODULES_PER_SCAN = 1186 / 888
 """LUNA16's mean; implants make nodules far more frequent than they are, and a probability must not."""
 ORIGIN = "origin.txt"
 """In a run folder that was not trained but made: says of what."""
+VALIDATION, OPACITIES, TEST = "validation", "validation with synthetic opacities", "test"
+"""The sides of the split on which a network is measured."""
 _THRESHOLD_RATE = 1.0  # false positives per scan at the default threshold
-_REPLICATES = 1000
-_MOST_FOR_THRESHOLD = 50
-"""Training scans on which the threshold is checked."""
+_MOST_OPACIFIED = 20
+"""Validation volumes of which there are copies with opacities: they are held in memory."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,30 +81,30 @@ def finish_detector(run: Path, data: Path, cache: Path, version: str) -> Path:
     model.load_weights(weights)
     network = to_openvino(model)
     engine = Engine(network)
-    volumes = side_volumes(data, cache, settings, "validation")
-    marks = _search(engine, volumes, settings)
-    calibration = calibrate(volumes, marks)
-    validation = measured(run / "validation", volumes, marks, calibration)
-    test_volumes = side_volumes(data, cache, settings, "test")
-    test = measured(run / "test", test_volumes, _search(engine, test_volumes, settings), calibration)
-    training = training_volumes(data, cache, settings)
-    thresholds = (
-        default_threshold(volumes, marks, calibration),
-        default_threshold(training, _search(engine, training, settings), calibration),
-    )
+    volumes = known_sides(data, cache, settings, settings)
+    marks = {side: _search(engine, held, settings) for side, held in volumes.items()}
+    calibration = calibrate(volumes[VALIDATION], marks[VALIDATION])
+    sides = {side: measured(run / slug(side), held, marks[side], calibration) for side, held in volumes.items()}
+    matched = {side: match(held, marks[side]) for side, held in volumes.items() if side != TEST}
+    threshold = default_threshold(matched.values(), calibration)
     about = luna16_lines(settings) if is_cache(data) else collection_lines(settings)
     about += [f"The weights are {_origin(run)}.", ""]
-    card = write_card(version, about, (validation, test), (calibration, threshold_line(thresholds, len(training))))
+    card = write_card(version, about, sides, (calibration, threshold_line(threshold, matched, calibration)))
 
     def fill(folder: Path) -> None:
         ov.save_model(network, folder / "model.xml", compress_to_fp16=False)
         model.save_weights(folder / "detector.weights.h5")
         (folder / "card.md").write_text(card, encoding="utf-8")
 
-    content = {"settings": settings, "calibration": calibration, "threshold": max(thresholds)}
+    content = {"settings": settings, "calibration": calibration, "threshold": threshold}
     path = run / f"detector-{version}"
     write_bundle(path, ("detector", version), content, fill)
     return path
+
+
+def slug(side: str) -> str:
+    """A side's folder."""
+    return side.replace(" ", "-")
 
 
 def made_of(run: Path) -> str | None:
@@ -165,46 +167,39 @@ def _weighted(matched: Matched) -> tuple[NDArray[np.float64], NDArray[np.bool_],
     return logits, labels, np.where(labels, rarity, 1.0)
 
 
-def default_threshold(volumes: Sequence[KnownVolume], marks: Sequence[Marks], calibration: Calibration) -> float:
-    """The probability from which there is one false positive per scan at most, as far as these scans can tell.
+def known_sides(data: Path, cache: Path, settings: Settings, training: Settings) -> dict[str, tuple[KnownVolume, ...]]:
+    """What a network is measured on: `VALIDATION`, `OPACITIES` where training had some, and `TEST`.
 
-    That is where the upper end of the 95 % interval (bootstrap by scan; its copies with implants are one) comes down to
-    `_THRESHOLD_RATE`: few scans, or some that are far worse than the others, ask for more than their mean does.
-    """
-    scans: dict[str, list[NDArray[np.float64]]] = {}
-    for volume, found in zip(volumes, marks, strict=True):
-        scans.setdefault(volume.name.partition("+")[0], []).append(match([volume], [found]).false_positives)
-    scores = np.unique(np.concatenate([s for copies in scans.values() for s in copies]))[::-1]
-    # false positives at or above each score: per copy of a scan, then their mean per scan
-    above = np.array([sum((s[:, None] >= scores).sum(axis=0) for s in c) / len(c) for c in scans.values()])
-    rng = np.random.default_rng(0)
-    weight = rng.multinomial(len(scans), np.full(len(scans), 1 / len(scans)), _REPLICATES) / len(scans)
-    rates = np.array([percentile_interval(r)[1] for r in (weight @ above).T])
-    too_many = np.flatnonzero(rates > _THRESHOLD_RATE)
-    logit = float(scores[too_many[0]]) if len(too_many) else -4.0
-    return min(1.0, round(calibration.probability(logit) + 1e-4, 4))
-
-
-def training_volumes(data: Path, cache: Path, settings: Settings) -> tuple[KnownVolume, ...]:
-    """Training scans as they are, on which the threshold is checked.
-
-    Validation scans may be few and easy. Where more than one false positive per scan is left on training scans, on
-    which a network should be at its best, it is not as quiet elsewhere; the higher of the two thresholds counts.
-    """
-    return plain_volumes(training_hosts(data, cache, settings)[:_MOST_FOR_THRESHOLD])
-
-
-def threshold_line(thresholds: tuple[float, float], training: int) -> str:
-    """What a card says of the default threshold.
+    Validation scans may be few and healthy. How many false positives there are in lungs that are not, only copies of
+    them with synthetic opacities can tell then.
 
     Parameters
     ----------
-    thresholds : see `default_threshold`: on validation and on training scans.
-    training : number of training scans.
+    training : settings with which the detector was trained.
     """
-    held = f"{thresholds[0]:.3f} on validation, {thresholds[1]:.3f} on {training} training scans"
-    bar = f"{_THRESHOLD_RATE:g} false positive per scan at most, by the upper end of the 95 % interval"
-    return f"Default threshold {max(thresholds):.3f}: {bar} ({held})."
+    validation, test = (side_volumes(data, cache, settings, side) for side in ("validation", "test"))
+    sides = {VALIDATION: validation}
+    if training.train_detector.opacities:
+        sides[OPACITIES] = opacified_volumes(validation[:_MOST_OPACIFIED])
+    return {**sides, TEST: test}
+
+
+def default_threshold(sides: Iterable[Matched], calibration: Calibration) -> float:
+    """The probability from which there is one false positive per scan at most in all volumes of these sides."""
+    held = list(sides)
+    best, false = (np.concatenate([getattr(m, name) for m in held]) for name in ("best", "false_positives"))
+    logit = Matched(best, false, sum(m.scans for m in held)).threshold(_THRESHOLD_RATE)
+    return min(1.0, round(calibration.probability(max(logit, -4.0)) + 1e-4, 4))
+
+
+def threshold_line(threshold: float, sides: dict[str, Matched], calibration: Calibration) -> str:
+    """What a card says of the default threshold: which rate it stands for, and how it comes about."""
+    rates = []
+    for side, held in sides.items():
+        above = sum(calibration.probability(float(v)) >= threshold for v in held.false_positives)
+        rates.append(f"{above / held.scans:.2f} on the {held.scans} volumes of {side}")
+    rate = f"{_THRESHOLD_RATE:g} false positive per scan at most"
+    return f"Default threshold {threshold:.3f}, from which there is {rate}: {', '.join(rates)}."
 
 
 def measured(out: Path, volumes: Sequence[KnownVolume], marks: Sequence[Marks], calibration: Calibration) -> Measured:
@@ -250,9 +245,9 @@ def collection_lines(settings: Settings) -> list[str]:
         "",
         f"Split by patient: nodules by a hash of the patient id into {settings.split.folds} parts (part "
         f"{settings.split.validation_fold} validation, {settings.split.test_fold} test, the others training); scans by "
-        "name. Validation chose the weights, the calibration and, with the training scans, the threshold; test chose "
-        "none of them, but the rule for the threshold was settled when its false positives had been seen. What LUNA16 "
-        "excludes on the LIDC's scans counts neither way.",
+        "name. Validation chose the weights, the calibration and the threshold; test chose none of them, but that "
+        "validation's copies with synthetic opacities count for the threshold was settled when the false positives of "
+        "earlier versions on test had been seen. What LUNA16 excludes on the LIDC's scans counts neither way.",
         "",
         f"**Reviewed findings.** Only the LIDC's scans were read for all nodules. {reviewed} findings on the other "
         "scans that look like nodules count neither way (`reviewed_findings.csv`, each with its reason); those on "
@@ -277,7 +272,7 @@ def luna16_lines(settings: Settings) -> list[str]:
         "",
         f"The official subset {split.test_fold} is test, subset {split.validation_fold} (a share of the others where "
         "it is absent) validation, the rest training; scans without nodules are in. Validation chose the weights, the "
-        "calibration and, with the training scans, the threshold; test chose nothing.",
+        "calibration and the threshold; test chose nothing.",
         "",
     ]
 
@@ -285,11 +280,10 @@ def luna16_lines(settings: Settings) -> list[str]:
 def write_card(
     version: str,
     about: Sequence[str],
-    sides: tuple[Measured, Measured],
+    sides: dict[str, Measured],
     decision: tuple[Calibration, str],
 ) -> str:
     """The model card, every figure computed; `about` tells of data and protocol, `decision` of the probability."""
-    validation, test = sides
     calibration, threshold = decision
     lines = [
         f"# detector {version}",
@@ -300,9 +294,9 @@ def write_card(
         "",
         *about,
     ]
-    for title, side in (("Validation", validation), ("Test", test)):
-        lines += _side_lines(title, side)
-    gaps = [calibration_gap(match(side.volumes, side.marks), calibration) for side in sides]
+    for title, side in sides.items():
+        lines += _side_lines(title.capitalize(), side)
+    gaps = [calibration_gap(match(side.volumes, side.marks), calibration) for side in (sides[VALIDATION], sides[TEST])]
     lines += [
         "## Probability",
         "",

@@ -27,22 +27,25 @@ from noduscope.errors import InputRefused
 from noduscope.findings import NOT_A_MEDICAL_DEVICE
 from noduscope.finish import (
     NODULES_PER_SCAN,
+    TEST,
+    VALIDATION,
     calibration_gap,
     cpm_text,
     default_threshold,
     group_lines,
+    known_sides,
     made_of,
     measured,
     platt_scaling,
+    slug,
     threshold_line,
-    training_volumes,
 )
 from noduscope.model.bundle import Bundle, Calibration, find_bundle, load_bundle, write_bundle
 from noduscope.model.engine import Engine, find_marks
 from noduscope.model.grader_engine import GraderEngine
 from noduscope.model.ir import to_openvino
 from noduscope.settings import Settings, settings_to_dict
-from noduscope.train import side_volumes, training_hosts, usable_stacks
+from noduscope.train import crop_hosts, usable_stacks
 from noduscope.train_grader import WEIGHTS, train_grader
 
 _DETECTION = "## False positives of the detector"
@@ -69,8 +72,8 @@ class Scored:
 
 
 def place_samples(data: Path, cache: Path, settings: Settings, detector: Bundle, stacks: Sequence[NoduleStack]) -> Any:
-    """What the nodule head learns from: training scans, nodules to set in, and where the detector is wrong."""
-    hosts = training_hosts(data, cache, settings)
+    """What the nodule head learns from: the detector's training scans, nodules to set in, and where it is wrong."""
+    hosts = crop_hosts(data, cache, detector.settings)
     engine = Engine(detector.network)
     false: list[tuple[int, tuple[float, float, float]]] = []
     for i, host in enumerate(hosts):
@@ -191,20 +194,20 @@ class Joint:
 def join(data: Path, cache: Path, settings: Settings, out: Path, networks: tuple[Bundle, GraderEngine]) -> Joint:
     """Fit the joint probability of detector and grader on validation and measure it there and on test.
 
-    The tables of both sides and their evaluation by LUNA16's rules go into ``out/joint-validation`` and ``-test``.
+    The tables of each side and their evaluation by LUNA16's rules go into ``out/joint-validation`` and so on.
     """
-    sides = {side: score(side_volumes(data, cache, settings, side), *networks) for side in ("validation", "test")}
-    validation, test = sides.values()
-    training = score(training_volumes(data, cache, settings), *networks)
-    combination = combine(validation)
+    volumes = known_sides(data, cache, settings, networks[0].settings)
+    sides = {side: score(held, *networks) for side, held in volumes.items()}
+    combination = combine(sides[VALIDATION])
     official = {
-        side: measured(out / f"joint-{side}", s.volumes, s.rescored(combination), Calibration()).metrics
+        side: measured(out / slug(f"joint {side}"), s.volumes, s.rescored(combination), Calibration()).metrics
         for side, s in sides.items()
     }
-    thresholds = joint_threshold(validation, combination), joint_threshold(training, combination)
+    matched = {side: s.combined(combination) for side, s in sides.items() if side != TEST}
+    threshold = default_threshold(matched.values(), Calibration())
     content = {
-        "calibration": nodule_calibration(validation),
-        "threshold": max(thresholds),
+        "calibration": nodule_calibration(sides[VALIDATION]),
+        "threshold": threshold,
         "combination": settings_to_dict(combination),
         "detector": networks[0].sha256,
     }
@@ -212,15 +215,10 @@ def join(data: Path, cache: Path, settings: Settings, out: Path, networks: tuple
     about = [
         f"By LUNA16's rules, with the grader: {told}; intervals by bootstrap of the volumes, which are of few scans.",
         "",
-        threshold_line(thresholds, len(training.volumes)),
+        threshold_line(threshold, matched, Calibration()),
         "",
     ]
-    return Joint(content, [*_detection_lines((validation, test), combination, networks[0]), *about])
-
-
-def joint_threshold(side: Scored, combination: Combination) -> float:
-    """`default_threshold` of the joint probability."""
-    return default_threshold(side.volumes, side.rescored(combination), Calibration())
+    return Joint(content, [*_detection_lines(sides, combination, networks[0]), *about])
 
 
 def score(volumes: Sequence[KnownVolume], detector: Bundle, engine: GraderEngine) -> Scored:
@@ -389,8 +387,8 @@ def _attribute_lines(summary: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _detection_lines(sides: tuple[Scored, Scored], combination: Combination, detector: Bundle) -> list[str]:
-    gaps = [calibration_gap(side.combined(combination), Calibration()) for side in sides]
+def _detection_lines(sides: dict[str, Scored], combination: Combination, detector: Bundle) -> list[str]:
+    gaps = [calibration_gap(sides[side].combined(combination), Calibration()) for side in (VALIDATION, TEST)]
     lines = [
         _DETECTION,
         "",
@@ -402,13 +400,13 @@ def _detection_lines(sides: tuple[Scored, Scored], combination: Combination, det
         "| | CPM alone | CPM with grader | " + " | ".join(f"at {r:g}" for r in RATES) + " |",
         "|---|---|---|" + "---|" * len(RATES),
     ]
-    for name, side in zip(("validation", "test"), sides, strict=True):
+    for name, side in sides.items():
         alone, both = match(side.volumes, side.marks), side.combined(combination)
         row = " | ".join(f"{alone.sensitivity(r):.3f} → {both.sensitivity(r):.3f}" for r in RATES)
         lines.append(f"| {name} ({len(alone.best)} nodules) | {alone.cpm:.3f} | {both.cpm:.3f} | {row} |")
-    for name, side in zip(("Validation", "Test"), sides, strict=True):
+    for name, side in sides.items():
         table = group_lines(side.volumes, side.combined(combination))
-        lines += ["", f"{name}, with the grader, at 1 and at 4 false positives per scan:", "", *table]
+        lines += ["", f"{name.capitalize()}, with the grader, at 1 and at 4 false positives per scan:", "", *table]
     return [*lines, ""]
 
 

@@ -19,7 +19,7 @@ from noduscope.model.detector import build_detector
 from noduscope.model.engine import Engine, find_marks
 from noduscope.model.ir import to_openvino
 from noduscope.settings import load_settings
-from noduscope.train import training_hosts
+from noduscope.train import crop_hosts
 
 COLUMNS = ("scan", "z", "y", "x", "logit", "diameter_mm", "coordX", "coordY", "coordZ")
 
@@ -44,7 +44,7 @@ def mine_hard_negatives(run: Path, data: Path, cache: Path, per_scan: int = 40) 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for host in training_hosts(data, cache, settings):
+    for host in crop_hosts(data, cache, settings):
         marks = find_marks(engine, host.hu, host.lungs, settings.preprocess, settings.detect)
         places = host.geometry.to_world(marks.centre_zyx)
         kept = 0

@@ -26,7 +26,7 @@ from noduscope.data.cached import cached_hosts, is_cache, read_scans, split_fold
 from noduscope.data.crops import CONSENSUS, NodulePatch, NoduleStack, isotropic_patch, read_stacks
 from noduscope.data.folds import patient_fold, require_disjoint
 from noduscope.data.hosts import HostScan, load_hosts
-from noduscope.data.synthetic import phantom_hosts
+from noduscope.data.synthetic import opacified_hosts, phantom_hosts
 from noduscope.data.validation import KnownVolume, Matched, implanted_volumes, match, plain_volumes
 from noduscope.errors import InputRefused, SettingsError
 from noduscope.files import replace_text
@@ -85,6 +85,12 @@ def training_hosts(data: Path, cache: Path, settings: Settings) -> list[HostScan
     return load_hosts(scans, names, cache, settings)
 
 
+def crop_hosts(data: Path, cache: Path, settings: Settings) -> list[HostScan]:
+    """The scans that crops are cut from: those for training, and copies of some of them with opacities."""
+    hosts = training_hosts(data, cache, settings)
+    return hosts + opacified_hosts(hosts, settings.train_detector.opacities, cache, settings)
+
+
 def detector_data(data: Path, cache: Path, settings: Settings) -> DetectorData:
     """Read stacks and scans and split them by patient.
 
@@ -101,7 +107,7 @@ def detector_data(data: Path, cache: Path, settings: Settings) -> DetectorData:
     if is_cache(data):
         return fold_data(data, settings, cache)
     split = settings.split
-    hosts = training_hosts(data, cache, settings)
+    hosts = crop_hosts(data, cache, settings)
     stacks = usable_stacks(data, settings)
     fold = {s.patient_id: patient_fold(s.patient_id, split.folds) for s in stacks}
     held_out = {p for p, f in fold.items() if f in (split.validation_fold, split.test_fold)}
@@ -136,7 +142,7 @@ def fold_data(data: Path, settings: Settings, cache: Path | None = None) -> Dete
     InputRefused
         When either side has no nodule.
     """
-    hosts = training_hosts(data, data, settings)
+    hosts = crop_hosts(data, data, settings)
     validation = side_volumes(data, data, settings, "validation")
     for side, scans in (("training", hosts), ("validation", validation)):
         if not any(k.counts for s in scans for k in s.lesions):

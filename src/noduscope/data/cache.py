@@ -42,7 +42,7 @@ def is_prepared(folder: Path) -> bool:
 
 
 def prepare_scan(path: Path, folder: Path, settings: Settings, series_uid: str | None = None) -> None:
-    """Read a scan, find its lungs, write the region around them, under another name until it is whole.
+    """Read a scan, find its lungs, keep the region around them (see `keep_prepared`).
 
     Parameters
     ----------
@@ -55,7 +55,17 @@ def prepare_scan(path: Path, folder: Path, settings: Settings, series_uid: str |
         When the scan cannot be read, has no lungs, or the cache cannot be written.
     """
     scan = read_scan(path, series_uid=series_uid)
-    region = lung_region(scan, find_lungs(scan, settings.lungs), settings.preprocess.spacing_mm)
+    keep_prepared(lung_region(scan, find_lungs(scan, settings.lungs), settings.preprocess.spacing_mm), folder)
+
+
+def keep_prepared(region: LungRegion, folder: Path) -> None:
+    """Write a lung region into a folder, under another name until it is whole.
+
+    Raises
+    ------
+    InputRefused
+        When the cache cannot be written.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
