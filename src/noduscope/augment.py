@@ -164,7 +164,8 @@ def other_kernel(
 def other_calibration(rng: np.random.Generator, planes: Crop, gain: float) -> Crop:
     """Up to 25 HU more or less, and up to `gain` more or less of what is denser than lung."""
     factor, shift = rng.uniform(1 - gain, 1 + gain), rng.uniform(-25, 25)
-    made: Crop = (planes + 850) * np.float32(factor) - np.float32(850 - shift)
+    made: Crop = planes * np.float32(factor)
+    made += np.float32(850 * (factor - 1) + shift)
     return made
 
 
@@ -175,7 +176,9 @@ def enhanced(crop: Crop, iodine_hu: float) -> Crop:
     ----------
     iodine_hu : what it adds to blood; fat and bone take some, too.
     """
-    made: Crop = crop + np.float32(iodine_hu) * np.clip((crop + 850) / np.float32(890), 0, 1)
+    made: Crop = (crop + np.float32(850)) * np.float32(iodine_hu / 890)
+    np.clip(made, 0, iodine_hu, out=made)
+    made += crop
     return made
 
 

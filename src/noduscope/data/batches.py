@@ -39,6 +39,8 @@ _RARE = {"part-solid": 3.0, "ground-glass": 3.0}
 """How many times more often than solid ones."""
 _CORED, _LEAST_CORED_MM = 0.15, 5.0
 """Share of the solid implants that are made part-solid, and from what diameter on: real ones are too few."""
+_SOUGHT = 32
+"""Planes among which a place for an implant is sought; `random_place` leaves a margin at either end."""
 _MASS_MM = 35.0
 _MASS_ZOOM = (0.45, 0.8)
 """Magnification of crops around a mass: at full size it fills the crop and shows no edge."""
@@ -177,9 +179,13 @@ class CropMaker:
         if patch.type == "solid" and patch.diameter_mm >= _LEAST_CORED_MM and rng.random() < _CORED:
             patch = with_core(rng, patch)
         for _ in range(4):
-            place = random_place(rng, crop, lung, patch.diameter_mm, random_kind(rng))
-            if place is None:
+            # a place is sought in some of the planes: in all of them it takes three times as long
+            low = int(rng.integers(0, max(1, self.size - _SOUGHT + 1)))
+            part = slice(low, low + _SOUGHT)
+            found = random_place(rng, crop[part], lung[part], patch.diameter_mm, random_kind(rng))
+            if found is None:
                 continue
+            place = (found[0] + low, found[1], found[2])
             if any(
                 np.linalg.norm(np.subtract(k.centre_zyx, place)) < (k.diameter_mm + patch.diameter_mm) / 2 + STRIDE
                 for k in lesions
