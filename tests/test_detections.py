@@ -16,7 +16,7 @@ from noduscope.errors import InputRefused
 from noduscope.evaluate import detection_files
 from noduscope.evaluate.detection_checks import plain_id
 from noduscope.evaluate.detection_scores import evaluate_detections
-from noduscope.evaluate.detection_tables import read_findings, read_marks, read_series, read_tables
+from noduscope.evaluate.detection_tables import read_findings, read_marks, read_patients, read_series, read_tables
 from noduscope.evaluate.detections import run_detections
 from noduscope.evaluate.froc import RATES, FrocSettings
 
@@ -90,6 +90,24 @@ def test_columns_are_found_by_name_in_any_order_with_others_between(write: Write
 )
 def test_byte_order_mark_line_ends_and_blank_lines_are_taken(write: Write, text: bytes) -> None:
     assert len(read_marks(write("p.csv", text))) == 1
+
+
+def test_a_list_of_scans_may_name_their_patients(write: Write, tmp_path: Path) -> None:
+    assert read_patients(write("s.csv", "a\nb\n")) is None
+    assert read_patients(write("s.csv", "seriesuid,size\na,1\n")) is None
+    assert read_patients(write("s.csv", "Patient,SeriesUID\np,a\np,b\n")) == {"a": "p", "b": "p"}
+    assert run(case(write), tmp_path / "by-scan")["bootstrap"]["unit"] == "scan"
+    metrics = run(case(write, scans="seriesuid,patient\na,p\nb,p\n"), tmp_path / "by-patient")
+    assert metrics["bootstrap"]["unit"] == "patient"
+    # one patient, drawn every time
+    cpm = metrics["cpm"]["interpolated"]
+    assert cpm["low"] == cpm["value"] == cpm["high"]
+
+
+@pytest.mark.parametrize("rows", ["a,p\nb,\n", "a,p\nb\n", "a,p\na,q\n"])
+def test_a_scan_without_a_patient_or_with_two_is_refused(write: Write, rows: str) -> None:
+    with pytest.raises(InputRefused, match="needs one patient"):
+        read_patients(write("s.csv", f"seriesuid,patient\n{rows}"))
 
 
 def test_a_header_alone_is_no_rows(write: Write) -> None:

@@ -221,6 +221,25 @@ def test_same_seed_same_draws_and_another_seed_others() -> None:
     assert not np.array_equal(one.sensitivity, other.sensitivity)
 
 
+def test_patients_with_one_scan_each_are_drawn_as_scans_are() -> None:
+    ladder = build_ladder(many_marks())
+    settings = FrocSettings(replicates=30, seed=1)
+    by_scan = bootstrap(ladder, settings, GRID_RATES)
+    # names that sort as the scans do, so that the same draw is the same scan
+    by_patient = bootstrap(ladder, settings, GRID_RATES, [f"{i:05d}" for i in range(ladder.scans)])
+    assert np.array_equal(by_patient.sensitivity, by_scan.sensitivity)
+    assert np.array_equal(by_patient.nearest, by_scan.nearest)
+
+
+def test_two_patients_give_what_either_or_both_of_them_have() -> None:
+    """Worked by hand: of a's two scans both nodules are found, of b's one none, and b has the only false mark."""
+    marks = marks_of([("a1", 0, 0, 0, 0.9), ("a2", 0, 0, 0, 0.8), ("b", 90, 0, 0, 0.95)])
+    nodules = findings_of([("a1", 0, 0, 0, 8.0), ("a2", 0, 0, 0, 8.0), ("b", 0, 0, 0, 8.0)])
+    matching = match(marks, nodules, Findings.none(), ["a1", "a2", "b"])
+    drawn = bootstrap(build_ladder(matching), FrocSettings(replicates=60), np.array([1.0]), ["a", "a", "b"])
+    assert set(np.round(drawn.sensitivity[:, 0], 6)) == {1.0, round(2 / 3, 6), 0.0}
+
+
 def test_no_replicates_give_no_interval() -> None:
     drawn = bootstrap(build_ladder(many_marks()), FrocSettings(replicates=0), GRID_RATES)
     assert drawn.sensitivity.shape == (0, 7)

@@ -217,13 +217,20 @@ def measured(out: Path, volumes: Sequence[KnownVolume], marks: Sequence[Marks], 
         f"{name}.csv": csv_bytes([[*columns, "probability" if name == "predictions" else "diameter_mm"], *table])
         for name, table in rows.items()
     }
-    files["seriesuids.csv"] = csv_bytes([["seriesuid"], *([v.name] for v in volumes)])
+    files["seriesuids.csv"] = csv_bytes(_listed([v.name for v in volumes]))
     replace_files(out, files)
     predictions, annotations, excluded, series = (
         out / f"{n}.csv" for n in ("predictions", "annotations", "excluded", "seriesuids")
     )
     metrics = run_detections(predictions, annotations, excluded, series, out, FrocSettings())
     return Measured(tuple(volumes), tuple(marks), metrics)
+
+
+def _listed(names: Sequence[str]) -> list[list[str]]:
+    """The list of scans; where there are copies, each with its scan's name: they are not as many patients."""
+    if not any("+" in name for name in names):
+        return [["seriesuid"], *([name] for name in names)]
+    return [["seriesuid", "patient"], *([name, name.partition("+")[0]] for name in names)]
 
 
 def _mm(place: NDArray[np.float64]) -> list[str]:
@@ -254,7 +261,7 @@ def collection_lines(settings: Settings) -> list[str]:
         "validation and test scans were listed after looking at the strongest marks there, which favours the figures.",
         "",
         "**Mostly implants.** Most of the nodules below are real nodules implanted into real scans; the scans are few, "
-        "so false positive rates and the intervals (bootstrap by scan) rest on few patients.",
+        "so false positive rates and the intervals (bootstrap by patient, with all copies at once) rest on few.",
         "",
     ]
 

@@ -213,7 +213,7 @@ def join(data: Path, cache: Path, settings: Settings, out: Path, networks: tuple
     }
     told = ", ".join(f"{side} {cpm_text(metrics)}" for side, metrics in official.items())
     about = [
-        f"By LUNA16's rules, with the grader: {told}; intervals by bootstrap of the volumes, which are of few scans.",
+        f"By LUNA16's rules, with the grader: {told}; intervals by bootstrap of the patients, who are few.",
         "",
         threshold_line(threshold, matched, Calibration()),
         "",

@@ -37,6 +37,7 @@ class DetectionScores:
     Parameters
     ----------
     resampled : bootstrap replicates read at `GRID_RATES` and, after them, at `BAND_RATES`.
+    unit : what the replicates draw, ``scan`` or ``patient``.
     """
 
     settings: FrocSettings
@@ -44,6 +45,7 @@ class DetectionScores:
     ladder: Ladder
     curve: FrocCurve
     resampled: Bootstrap
+    unit: str
     warnings: tuple[DetectionWarning, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,7 +77,7 @@ class DetectionScores:
             "bootstrap": {
                 "replicates": self.settings.replicates,
                 "seed": self.settings.seed,
-                "unit": "scan",
+                "unit": self.unit,
                 "confidence": 0.95,
                 "replicates_without_nodules": self.resampled.without_nodules,
             },
@@ -123,12 +125,14 @@ def evaluate_detections(tables: DetectionTables, settings: FrocSettings) -> Dete
     size_class = np.digitize(2 * tables.nodules.radius_mm, DIAMETER_EDGES_MM)
     ladder = build_ladder(matching, size_class, groups=len(DIAMETER_EDGES_MM) + 1)
     curve = froc_curve(ladder)
+    patients = None if tables.patients is None else [tables.patients[uid] for uid in matching.series]
     return DetectionScores(
         settings=settings,
         matching=matching,
         ladder=ladder,
         curve=curve,
-        resampled=bootstrap(ladder, settings, np.concatenate((GRID_RATES, BAND_RATES))),
+        resampled=bootstrap(ladder, settings, np.concatenate((GRID_RATES, BAND_RATES)), patients),
+        unit="scan" if patients is None else "patient",
         warnings=check_detections(tables, matching, curve, settings.max_marks),
     )
 

@@ -30,12 +30,14 @@ class DetectionTables:
     ----------
     excluded : findings that count neither way, or None when none were given.
     series : ids of the scans that count, as listed.
+    patients : the patient of each scan, where the list names them: intervals are then by patient.
     """
 
     marks: Marks
     nodules: Findings
     excluded: Findings | None
     series: tuple[str, ...]
+    patients: dict[str, str] | None = None
 
 
 def read_tables(predictions: Path, annotations: Path, excluded: Path | None, seriesuids: Path) -> DetectionTables:
@@ -45,6 +47,7 @@ def read_tables(predictions: Path, annotations: Path, excluded: Path | None, ser
         nodules=read_findings(annotations),
         excluded=read_findings(excluded) if excluded is not None else None,
         series=read_series(seriesuids),
+        patients=read_patients(seriesuids),
     )
 
 
@@ -89,6 +92,28 @@ def read_series(path: Path) -> tuple[str, ...]:
     if not ids:
         raise InputRefused(f"{path} lists no scan: one seriesuid a line is expected, with or without a header")
     return ids
+
+
+def read_patients(path: Path) -> dict[str, str] | None:
+    """The patient of each scan, of a CSV with the columns ``seriesuid`` and ``patient``; None without the latter.
+
+    Raises
+    ------
+    InputRefused
+        For a file that cannot be read, or a scan without a patient or with two.
+    """
+    rows = _read_rows(path)
+    names = [cell.strip().lower() for cell in rows[0]] if rows else []
+    scan = next((i for i, name in enumerate(names) if name in _ID_HEADERS), None)
+    if scan is None or "patient" not in names:
+        return None
+    patient = names.index("patient")
+    held: dict[str, str] = {}
+    for row in rows[1:]:
+        name = row[patient].strip() if len(row) > patient else ""
+        if not name or held.setdefault(row[scan], name) != name:
+            raise InputRefused(f"{path}: the scan {row[scan]} needs one patient")
+    return held
 
 
 def _read_columns(path: Path, value: str) -> tuple[tuple[str, ...], Floats]:

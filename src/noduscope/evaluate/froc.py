@@ -203,8 +203,10 @@ def group_sensitivity(ladder: Ladder, rates: Floats) -> Floats:
     return _group_share(ladder, weights, (low, high, part))
 
 
-def bootstrap(ladder: Ladder, settings: FrocSettings, rates: Floats) -> Bootstrap:
-    """Draw scans with replacement and read the curve of each draw.
+def bootstrap(
+    ladder: Ladder, settings: FrocSettings, rates: Floats, patients: Sequence[str] | None = None
+) -> Bootstrap:
+    """Draw scans with replacement, or patients with all of their scans, and read the curve of each draw.
 
     A scan drawn twice counts twice: its nodules, its hits, its false positives and itself in the
     divisor of the false-positive axis. That is what LUNA16's script does by copying marks; here each
@@ -213,14 +215,18 @@ def bootstrap(ladder: Ladder, settings: FrocSettings, rates: Floats) -> Bootstra
     Parameters
     ----------
     rates : false positives per scan at which the curve is interpolated, shape (k,).
+    patients : the patient of each scan; None, as in LUNA16's script, if each scan is a draw of its own.
     """
     rng = np.random.default_rng(settings.seed)
+    names, patient = np.unique(patients, return_inverse=True) if patients is not None else (None, None)
+    units = ladder.scans if names is None else len(names)
     per_scan = ladder.nodules.sum(axis=0)
     # a curve is read up to 8 false positives per scan; the long tail behind costs time and is rarely needed
     short = _head(ladder, int(1.5 * _farthest(rates) * ladder.scans))
     drawn: list[tuple[Floats, Floats, Floats]] = []
     for _ in range(settings.replicates):
-        weights = np.bincount(rng.integers(ladder.scans, size=ladder.scans), minlength=ladder.scans)
+        weights = np.bincount(rng.integers(units, size=units), minlength=units)
+        weights = weights if patient is None else weights[patient]
         if weights @ per_scan == 0:
             continue
         drawn.append(_read_draw(ladder, short, weights, rates))
@@ -319,13 +325,14 @@ def _read_draw(ladder: Ladder, short: Ladder, weights: Indices, rates: Floats) -
     """
     fp, tp = _counts(short, weights)
     corners = _corners(fp, tp)
+    scans = int(weights.sum())
     # the last point of a ladder cut short passes for a corner but need not be one
-    if short is not ladder and np.count_nonzero(corners[0] > _farthest(rates) * ladder.scans) < 2:
+    if short is not ladder and np.count_nonzero(corners[0] > _farthest(rates) * scans) < 2:
         return _read_draw(ladder, ladder, weights, rates)
     total = int(weights @ ladder.nodules.sum(axis=0))
-    low, high, part = _between(fp, rates * ladder.scans)
+    low, high, part = _between(fp, rates * scans)
     sensitivity = (tp[low] + part * (tp[high] - tp[low])) / total
-    nearest = _nearest(*corners, np.asarray(RATES) * ladder.scans) / total
+    nearest = _nearest(*corners, np.asarray(RATES) * scans) / total
     return sensitivity, _group_share(short, weights, (low, high, part)), nearest
 
 
