@@ -64,7 +64,7 @@ def cut(volume: NDArray[np.generic], view: View, fill: float) -> Crop:
 def cut_mask(mask: NDArray[np.uint8], view: View) -> NDArray[np.bool_]:
     """Which of the crop is in a mask ``(z, y, x)``, by the nearest voxel; nothing is outside."""
     block, inner = _surroundings(mask, view, 0)
-    shown = np.rint(_planes_shown(inner)).astype(int)
+    shown = np.floor(_planes_shown(inner) + 0.5).astype(int)
     return turn_planes(block[shown], inner, np.uint8) > 0
 
 
