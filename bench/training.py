@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
 from pathlib import Path
-
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _WARM_UP = 3
 
@@ -52,21 +48,13 @@ def measure(source, settings, steps: int) -> dict:
     source : a `CropSource`.
     """
     import cv2
-    import keras
 
-    from noduscope.data.batches import CropMaker, DetectorBatches
-    from noduscope.model.detector import build_detector, detector_loss
-    from noduscope.model.devices import choose_precision
+    from noduscope.train import compiled_detector  # first: it sets up the environment of what the next one imports
+    from noduscope.data.batches import CropMaker, DetectorBatches  # isort: skip
 
     cv2.setNumThreads(1)  # the crops' thread then does all of their work itself, and its time is theirs
     train = settings.train_detector
-    precision = choose_precision(train.precision)
-    keras.config.set_dtype_policy(precision)
-    try:
-        model = build_detector(settings.detector)
-    finally:
-        keras.config.set_dtype_policy("float32")
-    model.compile("adamw", loss=detector_loss, jit_compile=keras.config.backend() == "jax")
+    precision, model = compiled_detector(settings)
     maker = CropMaker(source, settings)
     model.fit(DetectorBatches(maker, _WARM_UP, train.batch_size, train.seed), verbose=0)
     batches = DetectorBatches(maker, steps, train.batch_size, train.seed + 1)
@@ -83,9 +71,9 @@ def measure(source, settings, steps: int) -> dict:
 
 
 def _source(given: argparse.Namespace, scratch: Path, settings):
-    from noduscope.data.batches import CropSource
-    from noduscope.data.synthetic import phantom_hosts
-    from noduscope.train import detector_data
+    from noduscope.train import detector_data  # first, see `measure`
+    from noduscope.data.batches import CropSource  # isort: skip
+    from noduscope.data.synthetic import phantom_hosts  # isort: skip
 
     if given.data:
         return detector_data(given.data, given.cache or scratch, settings).train

@@ -16,7 +16,7 @@ from noduscope.errors import InputRefused
 from noduscope.evaluate import detection_files
 from noduscope.evaluate.detection_checks import plain_id
 from noduscope.evaluate.detection_scores import evaluate_detections
-from noduscope.evaluate.detection_tables import read_findings, read_marks, read_patients, read_series, read_tables
+from noduscope.evaluate.detection_tables import read_findings, read_marks, read_scan_list, read_tables
 from noduscope.evaluate.detections import run_detections
 from noduscope.evaluate.froc import RATES, FrocSettings
 
@@ -93,9 +93,11 @@ def test_byte_order_mark_line_ends_and_blank_lines_are_taken(write: Write, text:
 
 
 def test_a_list_of_scans_may_name_their_patients(write: Write, tmp_path: Path) -> None:
-    assert read_patients(write("s.csv", "a\nb\n")) is None
-    assert read_patients(write("s.csv", "seriesuid,size\na,1\n")) is None
-    assert read_patients(write("s.csv", "Patient,SeriesUID\np,a\np,b\n")) == {"a": "p", "b": "p"}
+    assert read_scan_list(write("s.csv", "a\nb\n"))[1] is None
+    assert read_scan_list(write("s.csv", "seriesuid,size\na,1\n"))[1] is None
+    assert read_scan_list(write("s.csv", "Patient,SeriesUID\np,a\np,b\n"))[1] == {"a": "p", "b": "p"}
+    # a row that ends before its id is no scan
+    assert read_scan_list(write("s.csv", "patient,seriesuid\np,a\nq\n")) == (("a",), {"a": "p"})
     assert run(case(write), tmp_path / "by-scan")["bootstrap"]["unit"] == "scan"
     metrics = run(case(write, scans="seriesuid,patient\na,p\nb,p\n"), tmp_path / "by-patient")
     assert metrics["bootstrap"]["unit"] == "patient"
@@ -107,7 +109,7 @@ def test_a_list_of_scans_may_name_their_patients(write: Write, tmp_path: Path) -
 @pytest.mark.parametrize("rows", ["a,p\nb,\n", "a,p\nb\n", "a,p\na,q\n"])
 def test_a_scan_without_a_patient_or_with_two_is_refused(write: Write, rows: str) -> None:
     with pytest.raises(InputRefused, match="needs one patient"):
-        read_patients(write("s.csv", f"seriesuid,patient\n{rows}"))
+        read_scan_list(write("s.csv", f"seriesuid,patient\n{rows}"))
 
 
 def test_a_header_alone_is_no_rows(write: Write) -> None:
@@ -127,13 +129,13 @@ def test_a_header_alone_is_no_rows(write: Write) -> None:
     ],
 )
 def test_lists_of_scans_come_with_or_without_a_header(write: Write, text: str) -> None:
-    assert read_series(write("s.csv", text)) == ("a", "b")
+    assert read_scan_list(write("s.csv", text))[0] == ("a", "b")
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "seriesuid\n"])
 def test_an_empty_list_of_scans_is_refused(write: Write, text: str) -> None:
     with pytest.raises(InputRefused, match=r"s\.csv lists no scan"):
-        read_series(write("s.csv", text))
+        read_scan_list(write("s.csv", text))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_files_that_are_missing_folders_or_no_text_are_refused(write: Write, tmp
     with pytest.raises(InputRefused, match=r"cannot read .*nowhere\.csv: No such file"):
         read_marks(tmp_path / "nowhere.csv")
     with pytest.raises(InputRefused, match="cannot read"):
-        read_series(tmp_path)
+        read_scan_list(tmp_path)
     with pytest.raises(InputRefused, match="is not a CSV text file"):
         read_findings(write("f.csv", b"\xff\xfe\x00\x80"))
 

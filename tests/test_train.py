@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,7 @@ from noduscope.settings import (  # noqa: E402
     SplitSettings,
     TrainSettings,
     load_settings,
+    settings_to_toml,
 )
 from noduscope.train import detector_data, read_history, train_detector  # noqa: E402
 
@@ -55,10 +57,9 @@ SETTINGS = Settings(
     preprocess=PreprocessSettings(spacing_mm=2.0),
     detector=DetectorSettings(stem_filters=4, filters=(6, 8), blocks=(1, 1), dropout=0.0),
     split=SplitSettings(validation_scans=("Valid-1",), test_scans=("Test-1",)),
-    train_detector=TrainSettings(
-        steps=4, batch_size=2, crop_voxels=32, validate_every=2, ema_momentum=0.5, opacities=1
-    ),
+    train_detector=TrainSettings(steps=4, batch_size=2, crop_voxels=32, validate_every=2, ema_momentum=0.5),
 )
+OPAQUE = dataclasses.replace(SETTINGS, train_detector=dataclasses.replace(SETTINGS.train_detector, opacities=1))
 
 
 def patients(fold: int, count: int) -> list[str]:
@@ -98,7 +99,7 @@ def both_sides(data: Path, cache: Path) -> train_module.DetectorData:
 
 
 def test_the_split_keeps_patients_apart_and_leaves_doubtful_stacks_out(both_sides):
-    assert [h.name for h in both_sides.train.hosts] == ["Train-1", "Train-1+opacities"]
+    assert [h.name for h in both_sides.train.hosts] == ["Train-1"]
     assert [p.patient_id for p in both_sides.train.patches] == patients(5, 3)
     assert {v.name.partition("+")[0] for v in both_sides.validation} == {"Valid-1"}
     implanted = [v for v in both_sides.validation if "+" in v.name]
@@ -256,10 +257,9 @@ def test_a_run_leaves_its_history_curves_settings_and_best_weights(straight: Pat
 def test_a_resumed_run_ends_as_if_it_had_never_been_killed(straight: Path, resumed: Path):
     a, b = read_history(straight), read_history(resumed)
     assert [r["epoch"] for r in b] == ["0", "1"]
-    # Keras swaps the averaged weights in and out by adding and subtracting, which costs the last digit; a step later so
-    # small a network on two crops makes up to 0.1 % of it. Begun anew, it would be 3 %
+    # the order of sums over threads may differ in the last digits
     for one, other in zip(a, b, strict=True):
-        assert float(other["loss"]) == pytest.approx(float(one["loss"]), rel=5e-3)
+        assert float(other["loss"]) == pytest.approx(float(one["loss"]), rel=1e-3)
 
 
 @pytest.mark.slow
@@ -271,13 +271,25 @@ def test_another_setting_does_not_go_on_with_the_same_run(data: Path, cache: Pat
     assert (straight / "settings.toml").read_bytes() == held
 
 
+def test_training_scans_are_there_a_second_time_with_opacities(data: Path, cache: Path):
+    plain, opaque = detector_data(data, cache, OPAQUE).train.hosts
+    assert (plain.name, opaque.name) == ("Train-1", "Train-1+opacities")
+    assert opaque.lesions == plain.lesions
+    assert (opaque.hu > plain.hu).any()
+
+
 @pytest.mark.slow
-def test_a_finished_run_is_a_bundle_that_predicts(data: Path, cache: Path, straight: Path, chest, monkeypatch):
+def test_a_finished_run_is_a_bundle_that_predicts(
+    data: Path, cache: Path, straight: Path, chest, monkeypatch, tmp_path: Path
+):
     monkeypatch.setattr("noduscope.finish.FrocSettings", lambda: FrocSettings(replicates=20))
-    path = finish_detector(straight, data, cache, "0.1")
+    for name in ("history.csv", "best.weights.h5"):
+        shutil.copyfile(straight / name, tmp_path / name)
+    (tmp_path / "settings.toml").write_text(settings_to_toml(OPAQUE), encoding="utf-8")
+    path = finish_detector(tmp_path, data, cache, "0.1")
     bundle = load_bundle(path)
     assert (bundle.name, bundle.version) == ("detector", "0.1")
-    assert bundle.settings == SETTINGS
+    assert bundle.settings == OPAQUE
     told = re.search(r"Default threshold (\S+), from which .*: (\S+) on the (\d+) volumes of validation, (\S+) on the "
                      r"(\d+) volumes of validation with synthetic opacities\.", bundle.card)  # fmt: skip
     assert told, bundle.card

@@ -348,17 +348,8 @@ def fit_detector(
     train = settings.train_detector
     keras.utils.set_random_seed(train.seed)
     devices = use_all_devices(train.batch_size)
-    precision = choose_precision(train.precision)
+    precision, model = compiled_detector(settings, start)
     log.info("%s, %d device(s), %s", keras.config.backend(), devices, precision)
-    keras.config.set_dtype_policy(precision)
-    try:
-        model = build_detector(settings.detector)
-    finally:
-        keras.config.set_dtype_policy("float32")
-    if start is not None:
-        model.load_weights(start)
-    # XLA gains nothing here in TensorFlow; JAX is nothing without it
-    model.compile(_optimizer(settings), loss=detector_loss, jit_compile=keras.config.backend() == "jax")
     epochs = -(-train.steps // train.validate_every)
     batches = DetectorBatches(CropMaker(split.train, settings), train.validate_every, train.batch_size, train.seed)
     validation = ScanValidation(split.validation, out, settings, on_validation)
@@ -376,6 +367,26 @@ def fit_detector(
         ],
     )
     return TrainResult(out / "best.weights.h5", validation.best, epochs * train.validate_every)
+
+
+def compiled_detector(settings: Settings, start: Path | None = None) -> tuple[str, keras.Model]:
+    """A detector ready for training, and the number format that it computes in.
+
+    Parameters
+    ----------
+    start : weights to begin with.
+    """
+    precision = choose_precision(settings.train_detector.precision)
+    keras.config.set_dtype_policy(precision)
+    try:
+        model = build_detector(settings.detector)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    if start is not None:
+        model.load_weights(start)
+    # XLA gains nothing here in TensorFlow; JAX is nothing without it
+    model.compile(_optimizer(settings), loss=detector_loss, jit_compile=keras.config.backend() == "jax")
+    return precision, model
 
 
 def _optimizer(settings: Settings) -> Any:

@@ -9,7 +9,7 @@ fills part of the air, so the lung's own vessels and texture show through it.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -24,7 +24,8 @@ PLACES: tuple[Place, ...] = ("free", "vessel", "pleura")
 
 _TISSUE_HU = -400.0
 _VESSEL_HU = -300.0
-_LUNG_HU = -850.0
+LUNG_HU = -850.0
+"""Aerated lung."""
 _LEAST_SEEN_HU = 60.0
 _FADED = 0.12
 """Share of the nodules that `varied` makes ground-glass of: real ones are too few to learn from."""
@@ -66,7 +67,7 @@ def with_core(rng: np.random.Generator, patch: NodulePatch) -> NodulePatch:
 
 def _thinned(hu: Crop, share: np.float32 | Crop) -> Crop:
     """`share` of the density above aerated lung, everywhere or voxel by voxel."""
-    lung = np.float32(_LUNG_HU)
+    lung = np.float32(LUNG_HU)
     made: Crop = lung + (hu - lung) * share
     return made
 
@@ -107,16 +108,21 @@ def implant(crop: Crop, patch: NodulePatch, place_zyx: tuple[float, float, float
 
 
 def _blended(host: Crop, hu: Crop, alpha: Crop, *, additive: bool) -> Crop:
-    """The host's HU with the nodule in it; nowhere less dense than the host.
+    """The host's HU with the nodule in it, its own or (additive) filling air; nowhere less dense than the host."""
+    if additive:
+        return air_filled(host, alpha, np.maximum(hu - np.float32(LUNG_HU), 0))
+    return np.maximum(host, alpha * hu + (1 - alpha) * host)
 
-    Additive: what the nodule has above aerated lung comes on top of the host, less where the host
-    holds less air to fill (none in a vessel).
+
+def air_filled(host: NDArray[Any], share: Crop, excess_hu: Crop | np.float32) -> Crop:
+    """The host's HU with a share of its air filled, less where it holds less (none in a vessel).
+
+    Parameters
+    ----------
+    excess_hu : what fills it has so much above aerated lung.
     """
-    if not additive:
-        return np.maximum(host, alpha * hu + (1 - alpha) * host)
-    air = np.clip(host / np.float32(_LUNG_HU), 0, 1)
-    made: Crop = host + alpha * air * np.maximum(hu - np.float32(_LUNG_HU), 0)
-    return made
+    air = np.clip(host / np.float32(LUNG_HU), 0, 1)
+    return np.asarray(host + share * air * excess_hu, np.float32)
 
 
 def random_kind(rng: np.random.Generator) -> Place:
@@ -145,9 +151,9 @@ def random_place(
     crop, lung = crop[middle], lung[middle]
     spots = lung & (crop < -500)
     if kind == "pleura":
-        spots &= _near(~lung, diameter_mm * 0.45)
+        spots &= near_in_plane(~lung, diameter_mm * 0.45)
     elif kind == "vessel":
-        spots &= _near(lung & (crop > _VESSEL_HU), diameter_mm * 0.45)
+        spots &= near_in_plane(lung & (crop > _VESSEL_HU), diameter_mm * 0.45)
     inside = spots[:, middle, middle]
     flat = np.flatnonzero(inside)
     if flat.size == 0:
@@ -156,7 +162,7 @@ def random_place(
     return float(z + margin), float(y + margin), float(x + margin)
 
 
-def _near(mask: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:
+def near_in_plane(mask: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:
     """Which voxels lie within `reach` of the mask in their axial plane (a square's reach)."""
     size = 2 * round(reach) + 1
     kernel = np.ones((size, size), np.uint8)

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from noduscope.boxes import Lesion
 from noduscope.data.hosts import HostScan
+from noduscope.data.implant import LUNG_HU, air_filled, near_in_plane
 from noduscope.data.validation import KnownVolume
 from noduscope.scan import HuVolume
 
-_LUNG_HU, _TISSUE_HU = -850.0, 40.0
+_TISSUE_HU = 40.0
+_RIM_VOXELS = 2
 _SCALES_MM = ((1.0, 45.0), (0.35, 18.0), (0.25, 7.0))
 """Amplitude and grain of the fields whose sum says where opacities lie: the finer ones make their edges ragged."""
 _EDGE_REACH_MM = 20.0
@@ -80,7 +82,8 @@ def opacified(rng: np.random.Generator, scan: HostScan | KnownVolume, how: Opaci
     sample = field[lung][:: max(1, int(lung.sum()) // 100_000)]
     above = (field - np.float32(np.quantile(sample, 1 - how.extent))) / np.float32(sample.std())
     del field
-    share = np.clip(above / np.float32(how.softness) + np.float32(0.5), 0, 1) * _with_rim(lung)
+    # voxels at the lung's edge are partly air and would else stay dark
+    share = np.clip(above / np.float32(how.softness) + np.float32(0.5), 0, 1) * near_in_plane(lung, _RIM_VOXELS)
     filled = np.float32(how.haze) + np.float32(how.core - how.haze) * np.clip(above, 0, 1)
     del above
     filled += np.float32(how.mottle) * smooth(how.grain_mm)
@@ -91,10 +94,7 @@ def opacified(rng: np.random.Generator, scan: HostScan | KnownVolume, how: Opaci
     for lesion in scan.lesions:
         if lesion.counts:
             _spare(share, lesion, spacing_mm)
-    # as in a ground-glass implant: only air can be filled, so that vessels stay as they are
-    air = np.clip(scan.hu / np.float32(_LUNG_HU), 0, 1)
-    made = scan.hu + share * air * np.float32(_TISSUE_HU - _LUNG_HU)
-    hu: HuVolume = np.rint(made).astype(np.int16)
+    hu: HuVolume = np.rint(air_filled(scan.hu, share, np.float32(_TISSUE_HU - LUNG_HU))).astype(np.int16)
     return hu
 
 
@@ -113,11 +113,6 @@ def _depth(lung: NDArray[np.bool_], spacing_mm: float) -> NDArray[np.float32]:
     """How deep in the lung each voxel lies, in its axial plane: about a half at the edge, 1 in the middle."""
     edge = 2 * round(_EDGE_REACH_MM / spacing_mm) + 1
     return np.stack([cv2.blur(p, (edge, edge)) for p in lung.astype(np.float32)])
-
-
-def _with_rim(lung: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The lung and the voxels at its edge that are partly air, which would else stay dark."""
-    return np.stack([cv2.dilate(p, np.ones((5, 5), np.uint8)) for p in lung.view(np.uint8)]).view(np.bool_)
 
 
 def _around_large(patches: NDArray[np.bool_], least_voxels: float) -> NDArray[np.bool_]:

@@ -41,13 +41,14 @@ class DetectionTables:
 
 
 def read_tables(predictions: Path, annotations: Path, excluded: Path | None, seriesuids: Path) -> DetectionTables:
-    """Read the four files; see `read_marks`, `read_findings`, `read_series`."""
+    """Read the four files; see `read_marks`, `read_findings`, `read_scan_list`."""
+    series, patients = read_scan_list(seriesuids)
     return DetectionTables(
         marks=read_marks(predictions),
         nodules=read_findings(annotations),
         excluded=read_findings(excluded) if excluded is not None else None,
-        series=read_series(seriesuids),
-        patients=read_patients(seriesuids),
+        series=series,
+        patients=patients,
     )
 
 
@@ -75,45 +76,34 @@ def read_findings(path: Path) -> Findings:
     return Findings(series, numbers[:, :3], numbers[:, 3])
 
 
-def read_series(path: Path) -> tuple[str, ...]:
-    """Scan ids, in file order: one a line, or the ``seriesuid`` (else the first) column of a CSV.
+def read_scan_list(path: Path) -> tuple[tuple[str, ...], dict[str, str] | None]:
+    """Scan ids, in file order: one a line, or the ``seriesuid`` (else the first) column of a CSV; and their patients.
+
+    Patients are those of a column ``patient`` beside ``seriesuid``; None without it.
 
     Raises
     ------
     InputRefused
-        For a file that cannot be read or holds no id.
+        For a file that cannot be read or holds no id; where it names patients, for a scan without one or with two.
     """
     rows = _read_rows(path)
     names = [cell.strip().lower() for cell in rows[0]] if rows else []
     column = next((i for i, name in enumerate(names) if name in _ID_HEADERS), None)
     if column is not None:
         rows = rows[1:]
-    ids = tuple(row[column or 0] for row in rows if len(row) > (column or 0))
+    rows = [row for row in rows if len(row) > (column or 0)]
+    ids = tuple(row[column or 0] for row in rows)
     if not ids:
         raise InputRefused(f"{path} lists no scan: one seriesuid a line is expected, with or without a header")
-    return ids
-
-
-def read_patients(path: Path) -> dict[str, str] | None:
-    """The patient of each scan, of a CSV with the columns ``seriesuid`` and ``patient``; None without the latter.
-
-    Raises
-    ------
-    InputRefused
-        For a file that cannot be read, or a scan without a patient or with two.
-    """
-    rows = _read_rows(path)
-    names = [cell.strip().lower() for cell in rows[0]] if rows else []
-    scan = next((i for i, name in enumerate(names) if name in _ID_HEADERS), None)
-    if scan is None or "patient" not in names:
-        return None
+    if column is None or "patient" not in names:
+        return ids, None
     patient = names.index("patient")
-    held: dict[str, str] = {}
-    for row in rows[1:]:
+    patients: dict[str, str] = {}
+    for uid, row in zip(ids, rows, strict=True):
         name = row[patient].strip() if len(row) > patient else ""
-        if not name or held.setdefault(row[scan], name) != name:
-            raise InputRefused(f"{path}: the scan {row[scan]} needs one patient")
-    return held
+        if not name or patients.setdefault(uid, name) != name:
+            raise InputRefused(f"{path}: the scan {uid} needs one patient")
+    return ids, patients
 
 
 def _read_columns(path: Path, value: str) -> tuple[tuple[str, ...], Floats]:

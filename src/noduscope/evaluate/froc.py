@@ -218,15 +218,15 @@ def bootstrap(
     patients : the patient of each scan; None, as in LUNA16's script, if each scan is a draw of its own.
     """
     rng = np.random.default_rng(settings.seed)
-    names, patient = np.unique(patients, return_inverse=True) if patients is not None else (None, None)
-    units = ladder.scans if names is None else len(names)
+    # without patients each scan is one
+    patient = np.unique(np.arange(ladder.scans) if patients is None else patients, return_inverse=True)[1]
+    count = int(patient.max()) + 1
     per_scan = ladder.nodules.sum(axis=0)
     # a curve is read up to 8 false positives per scan; the long tail behind costs time and is rarely needed
     short = _head(ladder, int(1.5 * _farthest(rates) * ladder.scans))
     drawn: list[tuple[Floats, Floats, Floats]] = []
     for _ in range(settings.replicates):
-        weights = np.bincount(rng.integers(units, size=units), minlength=units)
-        weights = weights if patient is None else weights[patient]
+        weights = np.bincount(rng.integers(count, size=count), minlength=count)[patient]
         if weights @ per_scan == 0:
             continue
         drawn.append(_read_draw(ladder, short, weights, rates))
