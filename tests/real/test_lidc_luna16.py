@@ -31,9 +31,10 @@ TURNED = {"LIDC-IDRI-0415", "LIDC-IDRI-0671", "LIDC-IDRI-0785", "LIDC-IDRI-0850"
 @pytest.fixture(scope="module")
 def scans():
     try:
-        return read_database(find_database())
+        database = find_database()
     except InputRefused as error:
         pytest.skip(str(error))
+    return read_database(database)
 
 
 @pytest.fixture(scope="module")
