@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from noduscope.boxes import Lesion
 from noduscope.data import synthetic
@@ -17,6 +18,7 @@ from noduscope.scan import Geometry
 from noduscope.settings import Settings
 
 HALF = Opacities(extent=0.5, haze=0.3, core=0.9, grain_mm=4.0, mottle=0.05, mesh=0.2, peripheral=0.5, softness=0.2)
+VOXEL_ML = 0.008
 NODULE, OTHER = Lesion((48.0, 30.0, 48.0), 10.0), Lesion((48.0, 66.0, 48.0), 10.0, counts=False)
 
 
@@ -61,8 +63,28 @@ def test_more_extent_is_more_and_core_is_denser(host: HostScan) -> None:
     assert dense > thin + 200
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_nothing_stands_out_that_could_be_called_a_nodule_or_a_mass(host: HostScan, seed: int) -> None:
+    how = random_opacities(np.random.default_rng(seed))
+    added = changed(dataclasses.replace(host, lesions=()), dataclasses.replace(how, mottle=0.0, mesh=0.0), seed)
+    for above_hu in range(50, 850, 100):
+        lumps, bits = (_smaller(added > above_hu, ml) for ml in (60, 0.5))
+        patches = added > max(0, above_hu - 80)
+        patches &= ~_smaller(patches, 60)
+        # a lump of 10 mm and more hardly stands out of the patch that it lies in; smaller bits are its ragged edge
+        assert not (lumps & ~bits & ~patches).any()
+        assert not (bits & ~ndimage.binary_dilation(patches, iterations=6)).any()
+
+
+def _smaller(patches: np.ndarray, ml: float) -> np.ndarray:
+    """The patches that are smaller than that."""
+    label, _ = ndimage.label(patches)
+    small: np.ndarray = patches & (np.bincount(label.ravel()) * VOXEL_ML < ml)[label]
+    return small
+
+
 def test_small_patches_are_left_out(host: HostScan) -> None:
-    # one two-hundredth of the lung is no patch of 33 ml
+    # one two-hundredth of the lung is no patch of 113 ml
     assert changed(host, dataclasses.replace(HALF, extent=0.005)).max() == 0
 
 

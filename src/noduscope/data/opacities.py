@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from noduscope.boxes import Lesion
+from noduscope.data.crops import resize_linear
 from noduscope.data.hosts import HostScan
 from noduscope.data.implant import LUNG_HU, air_filled, near_in_plane
 from noduscope.data.validation import KnownVolume
@@ -22,14 +23,17 @@ from noduscope.scan import HuVolume
 
 _TISSUE_HU = 40.0
 _RIM_VOXELS = 2
-_SCALES_MM = ((1.0, 45.0), (0.35, 18.0), (0.25, 7.0))
+_SCALES_MM = ((1.0, 60.0), (0.35, 18.0), (0.25, 7.0))
 """Amplitude and grain of the fields whose sum says where opacities lie: the finer ones make their edges ragged."""
+_LEAST_WIDTH_MM, _LEAST_MM3 = 20.0, 113_000.0
+"""Of what is denser than its surroundings; the volume of a ball of 60 mm. Narrower or smaller, it could be called a
+nodule or a mass, and to teach such a place as a mistake would teach the opposite of what is seen."""
+_COARSE_MM, _LEVELS = 3.0, 12
+"""Grid and steps of density on which that is looked for."""
 _EDGE_REACH_MM = 20.0
 _MESH_MM = 9.0
 _CLEAR_MM, _FADE_MM = 4.0, 6.0
 """How far from a nodule's edge opacities stay, and over how much they begin."""
-_LEAST_MM3 = 33_000.0
-"""Of a patch, a ball of 40 mm: what is smaller could be called a nodule or a mass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Opacities:
 
     Parameters
     ----------
-    extent : share of the lungs that they take.
+    extent : share of the lungs that they take, before narrow and small ones are taken away.
     haze, core : share of the air that they fill at the rim and in the middle.
     grain_mm, mottle : size and strength of what is uneven in that.
     mesh : what septa add to it.
@@ -59,7 +63,7 @@ class Opacities:
 def random_opacities(rng: np.random.Generator) -> Opacities:
     """From a few hazy patches to lungs that are half consolidated."""
     return Opacities(
-        extent=float(rng.uniform(0.08, 0.4)),
+        extent=float(rng.uniform(0.15, 0.5)),
         haze=float(rng.uniform(0.15, 0.4)),
         core=float(rng.uniform(0.4, 1.0)),
         grain_mm=float(rng.uniform(2.5, 6)),
@@ -82,15 +86,17 @@ def opacified(rng: np.random.Generator, scan: HostScan | KnownVolume, how: Opaci
     sample = field[lung][:: max(1, int(lung.sum()) // 100_000)]
     above = (field - np.float32(np.quantile(sample, 1 - how.extent))) / np.float32(sample.std())
     del field
-    # voxels at the lung's edge are partly air and would else stay dark
-    share = np.clip(above / np.float32(how.softness) + np.float32(0.5), 0, 1) * near_in_plane(lung, _RIM_VOXELS)
-    filled = np.float32(how.haze) + np.float32(how.core - how.haze) * np.clip(above, 0, 1)
+    share = np.clip(above / np.float32(how.softness) + np.float32(0.5), 0, 1)
+    share *= np.float32(how.haze) + np.float32(how.core - how.haze) * np.clip(above, 0, 1)
     del above
-    filled += np.float32(how.mottle) * smooth(how.grain_mm)
+    _flatten_lumps(share, lung, spacing_mm)
+    # voxels at the lung's edge are partly air and would else stay dark
+    share *= near_in_plane(lung, _RIM_VOXELS)
+    uneven = np.float32(how.mottle) * smooth(how.grain_mm)
     if how.mesh:
-        filled += np.float32(how.mesh) * np.exp(-((smooth(_MESH_MM) / np.float32(0.12)) ** 2))
-    share *= np.clip(filled, 0, 1)
-    share *= _around_large(share > 0.5 * how.haze, _LEAST_MM3 / spacing_mm**3)
+        uneven += np.float32(how.mesh) * np.exp(-((smooth(_MESH_MM) / np.float32(0.12)) ** 2))
+    share += uneven * np.clip(share / np.float32(how.haze), 0, 1)
+    np.clip(share, 0, 1, out=share)
     for lesion in scan.lesions:
         if lesion.counts:
             _spare(share, lesion, spacing_mm)
@@ -115,15 +121,26 @@ def _depth(lung: NDArray[np.bool_], spacing_mm: float) -> NDArray[np.float32]:
     return np.stack([cv2.blur(p, (edge, edge)) for p in lung.astype(np.float32)])
 
 
-def _around_large(patches: NDArray[np.bool_], least_voxels: float) -> NDArray[np.bool_]:
-    """Where patches of that size and more are, and a little around them."""
+def _flatten_lumps(share: NDArray[np.float32], lung: NDArray[np.bool_], spacing_mm: float) -> None:
+    """Take from the opacities, in place, what stands out of them and is narrow, or small within the lung."""
     from scipy import ndimage  # noqa: PLC0415  (a third of a second to import)
 
-    label, _ = ndimage.label(patches)
-    large = np.bincount(label.ravel()) >= least_voxels
-    large[0] = False
-    near: NDArray[np.bool_] = ndimage.maximum_filter(large[label], 9)
-    return near
+    size = tuple(max(1, round(n * spacing_mm / _COARSE_MM)) for n in share.shape)
+    radius = int(_LEAST_WIDTH_MM / 2 / _COARSE_MM)
+    axis = np.arange(-radius, radius + 1)
+    ball = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 <= (radius + 0.5) ** 2
+    # beyond the lung the fields go on, so that what lies along the pleura is not narrow
+    coarse = ndimage.grey_opening(resize_linear(share, size), footprint=ball)
+    coarse *= resize_linear(lung.astype(np.float32), size) > 0.5
+    ceiling = np.zeros_like(coarse)
+    step = float(coarse.max()) / _LEVELS
+    for level in range(_LEVELS):
+        label, _ = ndimage.label(coarse > level * step)
+        large = np.bincount(label.ravel()) >= _LEAST_MM3 / _COARSE_MM**3
+        large[0] = False
+        ceiling[large[label]] = (level + 1) * step
+    ceiling = ndimage.gaussian_filter(ndimage.grey_dilation(ceiling, 3), 0.8)  # ragged edges stay, no steps arise
+    np.minimum(share, resize_linear(ceiling, share.shape), out=share)
 
 
 def _spare(share: NDArray[np.float32], lesion: Lesion, spacing_mm: float) -> None:

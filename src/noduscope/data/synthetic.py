@@ -28,6 +28,8 @@ from noduscope.settings import Settings
 FIRST_SEED = 1000
 """Far from the seeds that people type; the demo's own, 0, is never trained on."""
 _ROUNDS = 3
+_DRAWN = "opacities-2"
+"""Folder in the cache of the copies with opacities; another number where they are drawn in another way."""
 
 
 def phantom_hosts(count: int, cache: Path, settings: Settings) -> list[HostScan]:
@@ -41,7 +43,7 @@ def opacified_hosts(hosts: Sequence[HostScan], count: int, cache: Path, settings
     """The first so many of the scans with opacities in their lungs, made once and kept in the cache."""
     made = []
     for host in hosts[:count]:
-        folder = prepared_folder(cache, settings) / f"{host.name}+opacities"
+        folder = prepared_folder(cache, settings) / _DRAWN / f"{host.name}+opacities"
         if not is_prepared(folder):
             keep_prepared(LungRegion(_opaque(host), host.lungs, host.geometry), folder)
         made.append(dataclasses.replace(host, name=folder.name, hu=open_prepared(folder).hu))
