@@ -32,6 +32,7 @@ from noduscope.data.folds import patient_fold  # noqa: E402
 from noduscope.data.grader_batches import GraderBatches, labelled_nodules, nodule_sample, subpixels, thicker  # noqa: E402
 from noduscope.data.nodulemnist import read_nodulemnist  # noqa: E402
 from noduscope.data.validation import KnownVolume  # noqa: E402
+from noduscope.ensemble import ensemble_graders  # noqa: E402
 from noduscope.errors import InputRefused, SettingsError  # noqa: E402
 from noduscope.finish import ORIGIN  # noqa: E402
 from noduscope.grading import Grader, MalignancyCalibration, RatingScale, dense_share, ratings  # noqa: E402
@@ -49,11 +50,13 @@ from noduscope.model.ir import to_openvino  # noqa: E402
 from noduscope.phantom import Phantom, write_mhd  # noqa: E402
 from noduscope.predict import load_models, predict  # noqa: E402
 from noduscope.preprocess import half_size  # noqa: E402
+from noduscope.refine import refine_grader  # noqa: E402
 from noduscope.settings import (  # noqa: E402
     GraderSettings,
     Settings,
     SplitSettings,
     TrainGraderSettings,
+    load_settings,
 )
 from noduscope.train_grader import WEIGHTS, train_grader  # noqa: E402
 from test_ir import assert_same, stirred  # noqa: E402
@@ -400,7 +403,7 @@ def test_the_joint_threshold_lets_one_false_mark_per_scan_through():
     first = (marks(9, 2, 1), np.array([9.0, 1.0, 1.0]))
     second = (marks(9, 1, -1), np.array([9.0, 0.5, 1.0]))
     found = finish.Scored((volume, volume), (first[0], second[0]), (first[1], second[1]))
-    threshold = finish.default_threshold([found.combined(combination)], Calibration())
+    threshold = finish.default_threshold(found.combined(combination), Calibration())
     assert 1 / (1 + math.exp(-1)) < threshold < 1 / (1 + math.exp(-2))
 
 
@@ -437,6 +440,51 @@ def test_a_shipped_grader_is_trained_beside_the_detector_and_can_be_fitted_to_an
     assert again.card == bundle.card.replace("# grader 0.1", "# grader 0.2")
     graded = Grader(bundle).grade(make_chest(1).scan, NODULES[0].position_xyz_mm, explain=False)
     assert 0 <= graded.grade.malignancy.low <= graded.grade.malignancy.high <= 1
+
+
+def test_what_says_nodule_is_trained_further_and_nothing_else_of_a_grader_changes(
+    scans: Path, stacks: list[NoduleStack], folds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for module in ("finish_grader", "train", "refine"):
+        monkeypatch.setattr(f"noduscope.{module}.usable_stacks", lambda *_: stacks)
+    split = dataclasses.replace(SETTINGS.split, validation_scans=("Valid-1",), test_scans=("Test-1",))
+    settings = dataclasses.replace(
+        SETTINGS, split=split, train_grader=dataclasses.replace(SETTINGS.train_grader, epochs=1)
+    )
+    cache = tmp_path / "cache"
+    single = dataclasses.replace(settings, grader=dataclasses.replace(settings.grader, members=1))
+    for name in ("one", "two"):
+        train_grader(labelled_nodules(stacks, single.grader), None, tmp_path / name, single)
+    ensemble_graders([tmp_path / "one", tmp_path / "two"], tmp_path / "run")
+    both = load_settings(tmp_path / "run" / "settings.toml")
+    made = finish.finish_grader(scans, cache, tmp_path / "run", folds, both, "0.1")
+    further = dataclasses.replace(settings, train_grader=dataclasses.replace(settings.train_grader, places=4, seed=5))
+    path = refine_grader(made, scans, cache, tmp_path / "out", further, "0.2")
+    old, new = load_bundle(made), load_bundle(path)
+    assert (new.version, new.settings) == ("0.2", old.settings)
+    for kept in ("malignancy", "ratings", "size_error"):
+        assert new.details[kept] == old.details[kept]
+    weights = {}
+    for bundle in (old, new):
+        model = build_grader(bundle.settings.grader)
+        model.load_weights(bundle.path / "grader.weights.h5")
+        weights[bundle.version] = {v.path: v.numpy() for v in model.trainable_variables}
+    changed = {name for name, value in weights["0.1"].items() if not np.array_equal(value, weights["0.2"][name])}
+    assert changed
+    assert all(name.startswith("member0") for name in changed)
+    # the answers lie in the bundle: Keras's weights and OpenVINO's network are of one model
+    views = np.random.default_rng(0).random((3, 32, 32, 4), np.float32)
+    said, _ = GraderEngine(new.network, new.settings.grader).run(list(views))
+    meant = model.predict(views, verbose=0)["grade"].reshape(3, 2, -1).mean(axis=1)
+    assert np.allclose(said, meant, atol=0.02 * np.abs(meant).max())
+    assert f"trained further beside {find_bundle('detector').name}: 1 epochs with 4 views" in new.card
+    assert "Malignancy on the validation part" in new.card
+    assert new.card.count("## False positives of the detector") == 1
+
+
+def test_a_detector_cannot_be_refined(tmp_path: Path):
+    with pytest.raises(InputRefused, match=r"is no grader with its grader\.weights\.h5"):
+        refine_grader(find_bundle("detector"), tmp_path, tmp_path, tmp_path, SETTINGS, "0.1")
 
 
 def test_only_a_grader_can_be_joined(tmp_path: Path):

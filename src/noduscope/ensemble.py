@@ -84,9 +84,9 @@ def ensemble_graders(graders: Sequence[Path], out: Path) -> Path:
     model = build_grader(settings.grader)
     trunks = [(own, i) for p in parts for own in [p.load()] for i in range(p.settings.grader.members)]
     for place, (own, i) in enumerate(trunks):
-        _copy_trunk(own, f"member{i}_", model, f"member{place}_")
+        copy_trunk(own, f"member{i}_", model, f"member{place}_")
         share = members / first.grader.members if place < first.grader.members else 0.0
-        _scale_nodule(model.get_layer(f"member{place}_grade"), share)
+        scale_nodule(model.get_layer(f"member{place}_grade"), share)
     out.mkdir(parents=True, exist_ok=True)
     keep_weights(model, out / WEIGHTS)
     names = " and ".join(f"{p.settings.grader.members} of {p.name}" for p in parts)
@@ -97,14 +97,14 @@ def ensemble_graders(graders: Sequence[Path], out: Path) -> Path:
     return out
 
 
-def _copy_trunk(source: keras.Model, own: str, target: keras.Model, new: str) -> None:
+def copy_trunk(source: keras.Model, own: str, target: keras.Model, new: str) -> None:
     """The weights of the layers whose names begin with `own` to those that begin with `new`."""
     for layer in source.layers:
         if layer.name.startswith(own) and layer.weights:
             target.get_layer(new + layer.name.removeprefix(own)).set_weights(layer.get_weights())
 
 
-def _scale_nodule(head: keras.layers.Dense, share: float) -> None:
+def scale_nodule(head: keras.layers.Dense, share: float) -> None:
     """Multiply a trunk's answer to nodule or not, so that the mean over all trunks holds this share of it."""
     kernel, bias = head.get_weights()
     kernel[:, NODULE] *= share

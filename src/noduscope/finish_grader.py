@@ -49,6 +49,8 @@ from noduscope.train import crop_hosts, usable_stacks
 from noduscope.train_grader import WEIGHTS, train_grader
 
 _DETECTION = "## False positives of the detector"
+SHIPPED = "The shipped weights were trained on eight of the ten parts"
+"""What a grader's card says of its weights; more of them follows in that line."""
 _HARDEST = 60
 """Marks of the detector per training scan that the grader learns from."""
 
@@ -204,7 +206,7 @@ def join(data: Path, cache: Path, settings: Settings, out: Path, networks: tuple
         for side, s in sides.items()
     }
     matched = {side: s.combined(combination) for side, s in sides.items() if side != TEST}
-    threshold = default_threshold(matched.values(), Calibration())
+    threshold = default_threshold(matched[VALIDATION], Calibration())
     content = {
         "calibration": nodule_calibration(sides[VALIDATION]),
         "threshold": threshold,
@@ -288,8 +290,7 @@ def write_card(version: str, summary: dict[str, Any], detection: Sequence[str], 
         "others train; no epoch is chosen. Figures are pooled out of fold, intervals by patient; each fold's "
         "probability (of opinion, diameter, and share above 200 HU) is calibrated on the out-of-fold answers of the "
         f"others. The point given is a tile's middle; for the {summary['not_in_the_middle_of_their_tile']} nodules "
-        "that do not lie there it is the outline's. The shipped weights were trained on eight of the ten "
-        f"parts, and besides on nodules set into whole scans.{origin}",
+        f"that do not lie there it is the outline's. {SHIPPED}, and besides on nodules set into whole scans.{origin}",
         "",
         *_malignancy_lines(summary),
         *_outline_lines(summary),

@@ -33,6 +33,7 @@ def train_grader(
     out: Path,
     settings: Settings,
     on_epoch: OnEpoch | None = None,
+    start: Sequence[Any] | None = None,
 ) -> keras.Model:
     """Train a grader; its weights, history and curves are kept in a run folder.
 
@@ -44,6 +45,7 @@ def train_grader(
     places : whole scans for nodule-or-not and for outlines beyond a nodule's ends; without them the
         nodule head learns nothing.
     out : the run folder. Starting again on it goes on from the last finished epoch, or returns the finished model.
+    start : weights to begin with, as a grader of these settings gives them.
 
     Raises
     ------
@@ -64,6 +66,8 @@ def train_grader(
         model.load_weights(out / WEIGHTS)
         return model
     replace_text(held, settings_to_toml(settings))
+    if start is not None:
+        model.set_weights(start)
     batches = GraderBatches(nodules, places, settings)
     model.compile(_optimizer(settings, len(batches) * train.epochs), loss={"grade": grade_loss, "mask": mask_loss})
     told = _Epochs(batches, on_epoch)

@@ -145,3 +145,22 @@ def train_join(
 
     with working("measuring on validation and test volumes"):
         typer.echo(f"bundle: {join_grader(grader, folder, cache, out, version)}")
+
+
+@app.command("refine")
+def train_refine(
+    grader: Annotated[Path, typer.Argument(help="Folder of a grader's bundle.")],
+    folder: Data,
+    out: Out,
+    cache: Cache,
+    settings: SettingsFile = None,
+    version: Version = "0.0",
+) -> None:
+    """Train a grader's nodule or not further, on where the installed detector is wrong, and fit it to that."""
+    from noduscope.settings import load_settings
+
+    need_keras()
+    logging.getLogger("noduscope").setLevel(logging.INFO)
+    from noduscope.refine import refine_grader
+
+    typer.echo(f"bundle: {refine_grader(grader, folder, cache, out, load_settings(settings), version)}")

@@ -274,8 +274,8 @@ def _rolled(crop: Crop, by: Sequence[int]) -> Crop:
 class GraderBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """Batches for ``model.fit``: batch `i` of epoch `e` is a function of (seed, e, i) alone.
 
-    Every labelled nodule comes once per epoch; each batch holds half as many views of whole scans beside
-    them, when there are any.
+    Every labelled nodule comes once per epoch; each batch holds `TrainGraderSettings.places` views of whole scans
+    beside them, when there are any.
     """
 
     def __init__(self, nodules: Sequence[LabelledNodule], places: PlaceSamples | None, settings: Settings) -> None:
@@ -298,7 +298,7 @@ class GraderBatches(keras.utils.PyDataset):  # type: ignore[misc]
         chosen = [self.nodules[order[i % len(order)]] for i in range(first, first + train.batch_size)]
         samples = [nodule_sample(rng, n, self.settings.grader) for n in chosen]
         if self.places is not None:
-            samples += self._of_places(rng, self.places, train.batch_size // 2)
+            samples += self._of_places(rng, self.places, train.places)
         targets = {"grade": np.stack([s.labels for s in samples]), "mask": np.stack([s.outline for s in samples])}
         return np.stack([s.view for s in samples]), targets
 
