@@ -457,19 +457,26 @@ def test_what_says_nodule_is_trained_further_and_nothing_else_of_a_grader_change
         train_grader(labelled_nodules(stacks, single.grader), None, tmp_path / name, single)
     ensemble_graders([tmp_path / "one", tmp_path / "two"], tmp_path / "run")
     both = load_settings(tmp_path / "run" / "settings.toml")
+    # fitting to the detector has its own test and takes minutes
+    unfitted = finish.Joint({"calibration": Calibration(), "threshold": 0.5}, ["## False positives of the detector"])
+    monkeypatch.setattr(finish, "join", lambda *_: unfitted)
+    monkeypatch.setattr(
+        "noduscope.refine.join_grader",
+        lambda bundle, data, cache, out, version: Path(shutil.copytree(bundle, out / f"grader-{version}")),
+    )
     made = finish.finish_grader(scans, cache, tmp_path / "run", folds, both, "0.1")
     further = dataclasses.replace(settings, train_grader=dataclasses.replace(settings.train_grader, places=4, seed=5))
     path = refine_grader(made, scans, cache, tmp_path / "out", further, "0.2")
     old, new = load_bundle(made), load_bundle(path)
-    assert (new.version, new.settings) == ("0.2", old.settings)
+    assert (path.name, new.settings) == ("grader-0.2", old.settings)
     for kept in ("malignancy", "ratings", "size_error"):
         assert new.details[kept] == old.details[kept]
     weights = {}
-    for bundle in (old, new):
+    for name, bundle in (("old", old), ("new", new)):
         model = build_grader(bundle.settings.grader)
         model.load_weights(bundle.path / "grader.weights.h5")
-        weights[bundle.version] = {v.path: v.numpy() for v in model.trainable_variables}
-    changed = {name for name, value in weights["0.1"].items() if not np.array_equal(value, weights["0.2"][name])}
+        weights[name] = {v.path: v.numpy() for v in model.trainable_variables}
+    changed = {name for name, value in weights["old"].items() if not np.array_equal(value, weights["new"][name])}
     assert changed
     assert all(name.startswith("member0") for name in changed)
     # the answers lie in the bundle: Keras's weights and OpenVINO's network are of one model
@@ -480,6 +487,8 @@ def test_what_says_nodule_is_trained_further_and_nothing_else_of_a_grader_change
     assert f"trained further beside {find_bundle('detector').name}: 1 epochs with 4 views" in new.card
     assert "Malignancy on the validation part" in new.card
     assert new.card.count("## False positives of the detector") == 1
+    with pytest.raises(SettingsError, match="began with another grader"):
+        refine_grader(path, scans, cache, tmp_path / "out", further, "0.3")
 
 
 def test_a_detector_cannot_be_refined(tmp_path: Path):

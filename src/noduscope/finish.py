@@ -44,7 +44,7 @@ VALIDATION, OPACITIES, TEST = "validation", "validation with synthetic opacities
 """The sides of the split on which a network is measured."""
 _THRESHOLD_RATE = 1.0  # false positives per scan at the default threshold
 _LEAST_LOGIT = -4.0  # marks below it are not kept
-_SURE = 0.5
+_SURE = 0.5  # no default threshold is higher for what is found, however clear that is
 _MOST_OPACIFIED = 20
 """Validation volumes of which there are copies with opacities: they are held in memory."""
 

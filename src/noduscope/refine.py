@@ -24,7 +24,8 @@ from noduscope.data.crops import NoduleStack
 from noduscope.data.folds import patient_fold
 from noduscope.data.grader_batches import labelled_nodules
 from noduscope.ensemble import copy_trunk, scale_nodule
-from noduscope.errors import InputRefused
+from noduscope.errors import InputRefused, SettingsError
+from noduscope.files import replace_text
 from noduscope.finish_grader import SHIPPED, join_grader, place_samples
 from noduscope.grading import MalignancyCalibration
 from noduscope.heads import MALIGNANCY, NODULE
@@ -35,6 +36,9 @@ from noduscope.model.ir import to_openvino
 from noduscope.settings import Settings
 from noduscope.train import usable_stacks
 from noduscope.train_grader import WEIGHTS, train_grader
+
+_START = "start.sha256"
+"""In a run's folder: the checksum of the bundle that it began with."""
 
 
 def refine_grader(bundle: Path, data: Path, cache: Path, out: Path, settings: Settings, version: str) -> Path:
@@ -58,13 +62,18 @@ def refine_grader(bundle: Path, data: Path, cache: Path, out: Path, settings: Se
     InputRefused
         When `bundle` is no grader, or lacks its weights or what its card should say of them.
     SettingsError
-        When `out` holds a run with other settings.
+        When `out` holds a run with other settings, or one from another grader.
     """
     held = load_bundle(bundle)
     if held.name != "grader" or not (held.path / WEIGHTS).exists():
         raise InputRefused(f"{bundle} is no grader with its {WEIGHTS}")
     if SHIPPED not in held.card:
         raise InputRefused(f'{bundle}: its card does not say "{SHIPPED}"')
+    begun = out / _START
+    if begun.exists() and begun.read_text(encoding="utf-8") != held.sha256:
+        raise SettingsError(f"{out} holds a run that began with another grader; give another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    replace_text(begun, held.sha256)
     split, own = held.settings.split, replace(held.settings, train_grader=settings.train_grader)
     stacks = [(patient_fold(s.patient_id, split.folds), s) for s in usable_stacks(data, own)]
     training = [s for part, s in stacks if part not in (split.validation_fold, split.test_fold)]
