@@ -271,8 +271,11 @@ def test_another_setting_does_not_go_on_with_the_same_run(data: Path, cache: Pat
     assert (straight / "settings.toml").read_bytes() == held
 
 
-def test_training_scans_are_there_a_second_time_with_opacities(data: Path, cache: Path):
-    plain, opaque = detector_data(data, cache, OPAQUE).train.hosts
+def test_training_scans_are_there_a_second_time_with_opacities(data: Path, tmp_path: Path, monkeypatch):
+    # lungs of 5 cm are too small for patches that could not be taken for a nodule
+    monkeypatch.setattr("noduscope.data.opacities._LEAST_MM3", 1000.0)
+    monkeypatch.setattr("noduscope.data.opacities._LEAST_WIDTH_MM", 6.0)
+    plain, opaque = detector_data(data, tmp_path, OPAQUE).train.hosts
     assert (plain.name, opaque.name) == ("Train-1", "Train-1+opacities")
     assert opaque.lesions == plain.lesions
     assert (opaque.hu > plain.hu).any()
