@@ -27,9 +27,18 @@ from noduscope import finish_grader as finish  # noqa: E402
 from noduscope.boxes import Lesion, Marks  # noqa: E402
 from noduscope.combine import Combination  # noqa: E402
 from noduscope.crossval_cubes import crossval_cubes  # noqa: E402
-from noduscope.data.crops import NoduleStack, read_stacks  # noqa: E402
+from noduscope.data.crops import NodulePatch, NoduleStack, read_stacks  # noqa: E402
 from noduscope.data.folds import patient_fold  # noqa: E402
-from noduscope.data.grader_batches import GraderBatches, labelled_nodules, nodule_sample, subpixels, thicker  # noqa: E402
+from noduscope.data.grader_batches import (  # noqa: E402
+    GraderBatches,
+    PlaceSamples,
+    PlaceSource,
+    labelled_nodules,
+    nodule_sample,
+    subpixels,
+    thicker,
+)
+from noduscope.data.hosts import HostScan  # noqa: E402
 from noduscope.data.nodulemnist import read_nodulemnist  # noqa: E402
 from noduscope.data.validation import KnownVolume  # noqa: E402
 from noduscope.ensemble import ensemble_graders  # noqa: E402
@@ -51,6 +60,7 @@ from noduscope.phantom import Phantom, write_mhd  # noqa: E402
 from noduscope.predict import load_models, predict  # noqa: E402
 from noduscope.preprocess import half_size  # noqa: E402
 from noduscope.refine import refine_grader  # noqa: E402
+from noduscope.scan import Geometry  # noqa: E402
 from noduscope.settings import (  # noqa: E402
     GraderSettings,
     Settings,
@@ -156,11 +166,28 @@ def test_a_thicker_slice_is_a_mean_and_the_last_one_stays():
 
 def test_batches_are_a_function_of_the_seed(stacks: list[NoduleStack]):
     nodules = labelled_nodules(stacks, SETTINGS.grader)
-    first, second = (GraderBatches(nodules, None, SETTINGS)[1] for _ in range(2))
+    first, second = (GraderBatches(nodules, (), SETTINGS)[1] for _ in range(2))
     assert np.array_equal(first[0], second[0])
-    other = GraderBatches(nodules, None, SETTINGS)
+    other = GraderBatches(nodules, (), SETTINGS)
     other.on_epoch_end()
     assert not np.array_equal(first[0], other[1][0])
+
+
+def test_a_tenth_of_the_views_of_whole_scans_are_of_synthetic_chests(stacks: list[NoduleStack]):
+    settings = dataclasses.replace(SETTINGS, train_grader=TrainGraderSettings(batch_size=2, places=200))
+    sources = []
+    for hu in (-850, 0):
+        shape = (64, 64, 64)
+        lungs, volume = np.ones(shape, np.uint8), np.full(shape, hu, np.int16)
+        host = HostScan("h", volume, lungs, Geometry(shape), (Lesion((32.0, 32.0, 32.0), 8.0),))
+        alpha = np.ones((8, 8, 8), np.float32)
+        patch = NodulePatch("b", "P", "solid", np.zeros_like(alpha), alpha, (3.5, 3.5, 3.5), 6.0)
+        sources.append(PlaceSamples(PlaceSource([host], [patch], [], settings.grader.spacing_mm, own=1.0), settings))
+    views, _ = GraderBatches(labelled_nodules(stacks, settings.grader), sources, settings)[0]
+    ends = views[2:, 0, 0, 1]  # a corner shows what is around: lung or, in the second, what no lung looks like
+    assert 0.04 < np.mean(ends > 0.5) < 0.2
+    alone, _ = GraderBatches(labelled_nodules(stacks, settings.grader), sources[:1], settings)[0]
+    assert (alone[2:, 0, 0, 1] < 0.5).all()
 
 
 def test_planes_come_from_the_middle_of_a_nodule():
@@ -216,17 +243,17 @@ def test_without_outlines_no_size_error_is_made_up(stacks: list[NoduleStack]):
 
 def test_a_finished_run_is_used_and_another_one_refused(stacks: list[NoduleStack], tmp_path: Path):
     nodules = labelled_nodules(stacks[:4], SETTINGS.grader)
-    first = train_grader(nodules, None, tmp_path, SETTINGS)
-    again = train_grader(nodules, None, tmp_path, SETTINGS)
+    first = train_grader(nodules, (), tmp_path, SETTINGS)
+    again = train_grader(nodules, (), tmp_path, SETTINGS)
     with h5py.File(tmp_path / WEIGHTS) as file:
         assert "optimizer" not in file  # its state is three times the weights
     for a, b in zip(first.get_weights(), again.get_weights(), strict=True):
         assert np.allclose(a, b)
     other = dataclasses.replace(SETTINGS, train_grader=TrainGraderSettings(epochs=3))
     with pytest.raises(SettingsError, match="other settings"):
-        train_grader(nodules, None, tmp_path, other)
+        train_grader(nodules, (), tmp_path, other)
     with pytest.raises(InputRefused, match="no labelled nodule"):
-        train_grader([], None, tmp_path / "none", SETTINGS)
+        train_grader([], (), tmp_path / "none", SETTINGS)
 
 
 def test_malignancy_grows_with_opinion_and_size_and_its_interval_with_disagreement():
@@ -337,6 +364,30 @@ def test_what_fills_half_a_view_is_looked_at_in_half_size():
     assert abs(said[1] - engine.nodule_logits(hu, spacing, centres[1:])[0]) > 1e-4
 
 
+@pytest.mark.parametrize(("diameter_mm", "shown_mm"), [(12.0, 12.0), (24.0, 12.0)])
+def test_training_views_show_what_is_large_at_half_size_too(diameter_mm: float, shown_mm: float):
+    settings, edge = Settings(), 100
+    grid, middle = np.ogrid[(slice(edge),) * 3], (edge - 1) / 2
+
+    def ball(spacing_mm: float) -> np.ndarray:
+        return sum((g - middle) ** 2 for g in grid) <= (diameter_mm / 2 / spacing_mm) ** 2
+
+    def shown(hu: np.ndarray, kind: str) -> np.ndarray:
+        host = HostScan("h", hu.astype(np.int16), np.ones(hu.shape, np.uint8), Geometry(hu.shape), ())
+        wrong = [(0, (middle,) * 3, diameter_mm)]
+        source = PlaceSource([host], [patch], wrong, settings.grader.spacing_mm, own=0.0)
+        samples = PlaceSamples(source, settings)
+        views = [getattr(samples, kind)(np.random.default_rng(seed)) for seed in range(60)]
+        dense = np.array([(s.view[..., 1] > 0.4).sum() for s in views if s is not None])
+        return 2 * np.sqrt(dense / np.pi) * settings.grader.spacing_mm
+
+    alpha = ball(settings.grader.spacing_mm).astype(np.float32)
+    patch = NodulePatch("b", "P", "solid", np.zeros_like(alpha), alpha, (middle,) * 3, diameter_mm)
+    filled = np.where(ball(settings.preprocess.spacing_mm), 0, -850)
+    assert np.median(shown(filled, "false")) == pytest.approx(shown_mm, rel=0.15)
+    assert np.median(shown(np.full_like(filled, -850), "found")) == pytest.approx(shown_mm, rel=0.15)
+
+
 def test_an_outline_is_found_on_every_slice_it_reaches():
     """A stand-in for the network that outlines what is dense: the walk from slice to slice is what is tested."""
 
@@ -407,6 +458,13 @@ def test_the_joint_threshold_lets_one_false_mark_per_scan_through():
     assert 1 / (1 + math.exp(-1)) < threshold < 1 / (1 + math.exp(-2))
 
 
+@pytest.fixture
+def small_chests(scans: Path, monkeypatch: pytest.MonkeyPatch):
+    """Small scans stand in for the synthetic chests, which take minutes to make and to search."""
+    monkeypatch.setattr(finish, "phantom_hosts", lambda _, *given: finish.crop_hosts(scans, *given))
+
+
+@pytest.mark.usefixtures("small_chests")
 def test_a_shipped_grader_is_trained_beside_the_detector_and_can_be_fitted_to_another(
     scans: Path, stacks: list[NoduleStack], folds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -442,6 +500,7 @@ def test_a_shipped_grader_is_trained_beside_the_detector_and_can_be_fitted_to_an
     assert 0 <= graded.grade.malignancy.low <= graded.grade.malignancy.high <= 1
 
 
+@pytest.mark.usefixtures("small_chests")
 def test_what_says_nodule_is_trained_further_and_nothing_else_of_a_grader_changes(
     scans: Path, stacks: list[NoduleStack], folds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -454,7 +513,7 @@ def test_what_says_nodule_is_trained_further_and_nothing_else_of_a_grader_change
     cache = tmp_path / "cache"
     single = dataclasses.replace(settings, grader=dataclasses.replace(settings.grader, members=1))
     for name in ("one", "two"):
-        train_grader(labelled_nodules(stacks, single.grader), None, tmp_path / name, single)
+        train_grader(labelled_nodules(stacks, single.grader), (), tmp_path / name, single)
     ensemble_graders([tmp_path / "one", tmp_path / "two"], tmp_path / "run")
     both = load_settings(tmp_path / "run" / "settings.toml")
     # fitting to the detector has its own test and takes minutes
@@ -484,7 +543,7 @@ def test_what_says_nodule_is_trained_further_and_nothing_else_of_a_grader_change
     said, _ = GraderEngine(new.network, new.settings.grader).run(list(views))
     meant = model.predict(views, verbose=0)["grade"].reshape(3, 2, -1).mean(axis=1)
     assert np.allclose(said, meant, atol=0.02 * np.abs(meant).max())
-    assert f"trained further beside {find_bundle('detector').name}: 1 epochs with 4 views" in new.card
+    assert f"trained further beside {find_bundle('detector').name}: 1 epoch with 4 views" in new.card
     assert "Malignancy on the validation part" in new.card
     assert new.card.count("## False positives of the detector") == 1
     with pytest.raises(SettingsError, match="began with another grader"):

@@ -20,10 +20,11 @@ from helpers_chest import NODULES, make_chest  # noqa: E402
 from helpers_stacks import Ball, write_stacks  # noqa: E402
 from noduscope import train as train_module  # noqa: E402
 from noduscope.boxes import STRIDE, TARGET_CHANNELS, Lesion, Marks  # noqa: E402
-from noduscope.data.batches import SHARES, CropMaker, DetectorBatches, _shares, _weights, stack_sample  # noqa: E402
+from noduscope.data.batches import SHARES, CropMaker, DetectorBatches, _shares, stack_sample  # noqa: E402
 from noduscope.data.crops import read_stacks  # noqa: E402
 from noduscope.data.folds import patient_fold  # noqa: E402
 from noduscope.data.hosts import load_hosts  # noqa: E402
+from noduscope.data.implant import draw_weights  # noqa: E402
 from noduscope.data.known import lesions_beside, read_lesions  # noqa: E402
 from noduscope.data.validation import KnownVolume, Matched, match  # noqa: E402
 from noduscope.errors import InputRefused, SettingsError  # noqa: E402
@@ -195,7 +196,7 @@ def test_the_mixture_holds_what_there_is_a_source_for(both_sides):
 
 
 def test_subsolid_nodules_come_three_times_as_often_and_large_ones_more_than_small():
-    solid, glass, large = _weights([9.0, 9.0, 25.0], ["solid", "ground-glass", "solid"])
+    solid, glass, large = draw_weights([9.0, 9.0, 25.0], ["solid", "ground-glass", "solid"])
     assert glass == pytest.approx(3 * solid)
     assert large == pytest.approx(solid * 5 / 3)  # by the root of the diameter
 

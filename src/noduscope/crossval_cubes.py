@@ -45,7 +45,7 @@ def crossval_cubes(file: Path, out: Path, settings: Settings) -> dict[str, Any]:
         When the file is not NoduleMNIST3D.
     """
     parts = read_nodulemnist(file)
-    model = train_grader(labelled_cubes(parts["train"], settings.grader), None, out / "run", settings)
+    model = train_grader(labelled_cubes(parts["train"], settings.grader), (), out / "run", settings)
     engine = GraderEngine(to_openvino(model), settings.grader)
     logits = {name: cube_logits(engine, parts[name]) for name in ("val", "test")}
     labels_val = parts["val"].labels

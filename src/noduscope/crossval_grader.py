@@ -121,7 +121,7 @@ def run_fold(stacks: Sequence[NoduleStack], fold: int, out: Path, settings: Sett
     training = [s for s in stacks if of[s.patient_id] not in held]
     others = [s for s in stacks if of[s.patient_id] in held]
     require_disjoint((s.patient_id for s in training), {s.patient_id for s in others}, "nodules")
-    model = train_grader(labelled_nodules(training, settings.grader), None, file.parent, settings)
+    model = train_grader(labelled_nodules(training, settings.grader), (), file.parent, settings)
     engine = GraderEngine(to_openvino(model), settings.grader, own_threads())
     judged = [judge_stack(engine, s, of[s.patient_id]) for s in others]
     arrays: dict[str, Any] = {

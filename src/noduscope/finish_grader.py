@@ -22,6 +22,8 @@ from noduscope.crossval_grader import calibrate_malignancy, pool, rating_scales,
 from noduscope.data.crops import NoduleStack, isotropic_patch
 from noduscope.data.folds import patient_fold
 from noduscope.data.grader_batches import PlaceSamples, PlaceSource, labelled_nodules
+from noduscope.data.hosts import HostScan
+from noduscope.data.synthetic import phantom_hosts
 from noduscope.data.validation import RATES, KnownVolume, Matched, match
 from noduscope.errors import InputRefused
 from noduscope.findings import NOT_A_MEDICAL_DEVICE
@@ -53,6 +55,8 @@ SHIPPED = "The shipped weights were trained on eight of the ten parts"
 """What a grader's card says of its weights; more of them follows in that line."""
 _HARDEST = 60
 """Marks of the detector per training scan that the grader learns from."""
+_OWN, _OWN_SYNTHETIC = 0.1, 0.7
+"""Share of the views of nodules that are of a scan's own: patients' scans hold few, synthetic chests many."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,18 +77,28 @@ class Scored:
         return [replace(m, score=combination.logits(m.score, g).astype(np.float32)) for m, g in pairs]
 
 
-def place_samples(data: Path, cache: Path, settings: Settings, detector: Bundle, stacks: Sequence[NoduleStack]) -> Any:
-    """What the nodule head learns from: the detector's training scans, nodules to set in, and where it is wrong."""
-    hosts = crop_hosts(data, cache, detector.settings)
-    engine = Engine(detector.network)
-    false: list[tuple[int, tuple[float, float, float]]] = []
-    for i, host in enumerate(hosts):
-        marks = find_marks(engine, host.hu, host.lungs, settings.preprocess, settings.detect)
-        order = np.argsort(marks.score)[::-1][:_HARDEST]
-        false += [(i, (float(z), float(y), float(x))) for z, y, x in marks.centre_zyx[order]]
-    spacing = settings.grader.spacing_mm
+def place_samples(
+    data: Path, cache: Path, settings: Settings, detector: Bundle, stacks: Sequence[NoduleStack]
+) -> list[PlaceSamples]:
+    """What the nodule head learns from: the detector's training scans, nodules to set in, and where it is wrong.
+
+    The second, where the detector was trained with synthetic chests, is of those.
+    """
+    engine, spacing = Engine(detector.network), settings.grader.spacing_mm
+    chests = detector.settings.train_detector.phantoms
     patches = [p for s in stacks if (p := isotropic_patch(s, spacing)) is not None]
-    return PlaceSamples(PlaceSource(hosts, patches, false, spacing), settings)
+
+    def samples(hosts: Sequence[HostScan], own: float) -> PlaceSamples:
+        false: list[tuple[int, tuple[float, float, float], float]] = []
+        for i, host in enumerate(hosts):
+            marks = find_marks(engine, host.hu, host.lungs, settings.preprocess, settings.detect)
+            marks = marks.take(np.argsort(marks.score)[::-1][:_HARDEST])
+            sized = zip(marks.centre_zyx, marks.diameter_mm, strict=True)
+            false += [(i, (float(z), float(y), float(x)), float(mm)) for (z, y, x), mm in sized]
+        return PlaceSamples(PlaceSource(hosts, patches, false, spacing, own), settings)
+
+    made = [samples(crop_hosts(data, cache, detector.settings), _OWN)]
+    return [*made, samples(phantom_hosts(chests, cache, settings), _OWN_SYNTHETIC)] if chests else made
 
 
 def finish_grader(data: Path, cache: Path, run: Path, crossval: Path, settings: Settings, version: str) -> Path:
@@ -111,7 +125,7 @@ def finish_grader(data: Path, cache: Path, run: Path, crossval: Path, settings: 
     held = {split.validation_fold, split.test_fold}
     stacks = usable_stacks(data, settings)
     training = [s for s in stacks if patient_fold(s.patient_id, split.folds) not in held]
-    places = None if (run / WEIGHTS).exists() else place_samples(data, cache, settings, detector, training)
+    places = [] if (run / WEIGHTS).exists() else place_samples(data, cache, settings, detector, training)
     model = train_grader(labelled_nodules(training, settings.grader), places, run, settings)
     network = to_openvino(model)
     joint = join(data, cache, settings, run, (detector, GraderEngine(network, settings.grader)))

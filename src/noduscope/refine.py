@@ -22,7 +22,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from noduscope.crossval_grader import MAIN, judge_stack, label_of
 from noduscope.data.crops import NoduleStack
 from noduscope.data.folds import patient_fold
-from noduscope.data.grader_batches import labelled_nodules
+from noduscope.data.grader_batches import PlaceSamples, labelled_nodules
 from noduscope.ensemble import copy_trunk, scale_nodule
 from noduscope.errors import InputRefused, SettingsError
 from noduscope.files import replace_text
@@ -36,6 +36,7 @@ from noduscope.model.ir import to_openvino
 from noduscope.settings import Settings
 from noduscope.train import usable_stacks
 from noduscope.train_grader import WEIGHTS, train_grader
+from noduscope.words import counted
 
 _START = "start.sha256"
 """In a run's folder: the checksum of the bundle that it began with."""
@@ -83,10 +84,10 @@ def refine_grader(bundle: Path, data: Path, cache: Path, out: Path, settings: Se
     _train_further(whole, own, out / "trunk", (training, data, cache))
     network, train = to_openvino(whole), own.train_grader
     before, after = (_malignancy(n, held, asked) for n in (held.network, network))
+    seen = f"{counted(train.epochs, 'epoch')} with {train.places} views of whole scans to {train.batch_size} of nodules"
     told = (
-        f" What says whether there is a nodule was then trained further beside {find_bundle('detector').name}: "
-        f"{train.epochs} epochs with {train.places} views of whole scans to {train.batch_size} of nodules. Malignancy "
-        f"on the validation part, as the main protocol has it: {before} before, {after} since."
+        f" What says whether there is a nodule was then trained further beside {find_bundle('detector').name}: {seen}. "
+        f"Malignancy on the validation part, as the main protocol has it: {before} before, {after} since."
     )
     lines = [line + told if SHIPPED in line else line for line in held.card.splitlines()]
 
@@ -115,7 +116,7 @@ def _train_further(
     for place, i in enumerate(answering):
         copy_trunk(whole, f"member{i}_", part, f"member{place}_")
         scale_nodule(part.get_layer(f"member{place}_grade"), 1 / share)
-    places = None
+    places: list[PlaceSamples] = []
     if not (run / WEIGHTS).exists():
         places = place_samples(data, cache, own, load_bundle(find_bundle("detector")), training)
     trained = train_grader(labelled_nodules(training, own.grader), places, run, own, start=part.get_weights())

@@ -29,7 +29,7 @@ OnEpoch = Callable[[int, keras.Model], None]
 
 def train_grader(
     nodules: Sequence[LabelledNodule],
-    places: PlaceSamples | None,
+    places: Sequence[PlaceSamples],
     out: Path,
     settings: Settings,
     on_epoch: OnEpoch | None = None,
@@ -42,8 +42,8 @@ def train_grader(
     Parameters
     ----------
     nodules : of the training patients.
-    places : whole scans for nodule-or-not and for outlines beyond a nodule's ends; without them the
-        nodule head learns nothing.
+    places : whole scans for nodule-or-not and for outlines beyond a nodule's ends (see `GraderBatches`); without any
+        the nodule head learns nothing.
     out : the run folder. Starting again on it goes on from the last finished epoch, or returns the finished model.
     start : weights to begin with, as a grader of these settings gives them.
 

@@ -27,7 +27,7 @@ from noduscope.augment import Crop, View, cut, cut_mask, degrade, noise_bank, ra
 from noduscope.boxes import STRIDE, Lesion, encode
 from noduscope.data.crops import CONSENSUS, NodulePatch, NoduleStack, resize_linear
 from noduscope.data.hosts import HostScan
-from noduscope.data.implant import implant, random_kind, random_place, varied, with_core
+from noduscope.data.implant import draw_weights, drawn, implant, random_kind, random_place
 from noduscope.preprocess import clip_normalise
 from noduscope.settings import Settings
 
@@ -35,10 +35,6 @@ SHARES = {"implant": 0.4, "host": 0.2, "phantom": 0.05, "stack": 0.22, "slab": 0
 _AIR = -1000.0
 _TIPPED = 0.2
 """Share of the pieces of scans that are laid on another side."""
-_RARE = {"part-solid": 3.0, "ground-glass": 3.0}
-"""How many times more often than solid ones."""
-_CORED, _LEAST_CORED_MM = 0.15, 5.0
-"""Share of the solid implants that are made part-solid, and from what diameter on: real ones are too few."""
 _SOUGHT = 32
 """Planes among which a place for an implant is sought; `random_place` leaves a margin at either end."""
 _MASS_MM = 35.0
@@ -114,9 +110,8 @@ class CropMaker:
         self._bank = noise_bank(np.random.default_rng(settings.train_detector.seed))
         self._scans = _Scans(source.hosts, source.hard)
         self._phantoms = _Scans(source.phantoms, ())
-        # small nodules are the most frequent and the hardest; the large ones still come often enough to be learnt
-        self._patch_weight = _weights([p.diameter_mm for p in source.patches], [p.type for p in source.patches])
-        self._stack_weight = _weights([s.diameter_mm for s in source.stacks], [s.type for s in source.stacks])
+        self._patch_weight = draw_weights([p.diameter_mm for p in source.patches], [p.type for p in source.patches])
+        self._stack_weight = draw_weights([s.diameter_mm for s in source.stacks], [s.type for s in source.stacks])
         self._shares = _shares(source)
 
     def __call__(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -175,9 +170,7 @@ class CropMaker:
 
     def _add(self, rng: np.random.Generator, crop: Crop, lung: NDArray[np.bool_], lesions: list[Lesion]) -> None:
         """Implant one nodule, away from what is already known there; a few places are tried."""
-        patch = varied(rng, self.source.patches[rng.choice(len(self.source.patches), p=self._patch_weight)])
-        if patch.type == "solid" and patch.diameter_mm >= _LEAST_CORED_MM and rng.random() < _CORED:
-            patch = with_core(rng, patch)
+        patch = drawn(rng, self.source.patches, self._patch_weight)
         for _ in range(4):
             # a place is sought in some of the planes: in all of them it takes three times as long
             low = int(rng.integers(0, max(1, self.size - _SOUGHT + 1)))
@@ -263,13 +256,6 @@ def stack_sample(rng: np.random.Generator, stack: NoduleStack, size: int, spacin
     diameter = (6 * inside.sum() * dz * dy * dy / np.pi) ** (1 / 3)
     lesion = Lesion((float(z_in + low), float(y), float(x)), float(diameter) * zoom)
     return Sample(crop, [lesion], (low, low + depth))
-
-
-def _weights(diameters_mm: Sequence[float], types: Sequence[str]) -> NDArray[np.float64]:
-    weight = np.sqrt(np.clip(np.asarray(diameters_mm, dtype=float), 4.0, 30.0))
-    weight *= [_RARE.get(t, 1.0) for t in types]
-    made: NDArray[np.float64] = weight / weight.sum()
-    return made
 
 
 class DetectorBatches(keras.utils.PyDataset):  # type: ignore[misc]

@@ -4,7 +4,8 @@
              below it are hidden, with every rating: nothing is known beyond the end slices, and where they end
              says how large the nodule is, so no grade is learned from a view that shows it.
 ``found``    a plane, of any of three directions, through a real nodule set into a whole scan: nodule.
-``false``    the same through a place where the detector was wrong, or anywhere in the lung: no nodule.
+``false``    the same through a place where the detector was wrong, or anywhere in the lung: no nodule. Of either
+             kind what is large is shown at half size, as it is when a mark is judged.
 ``outline``  an axial plane at, above or below an implanted nodule, with its outline there, which may be
              empty: what the stacks cannot show.
 """
@@ -24,10 +25,11 @@ from noduscope.augment import Crop, View, cut, cut_mask, other_calibration, othe
 from noduscope.boxes import Lesion
 from noduscope.data.crops import CONSENSUS, NodulePatch, NoduleStack
 from noduscope.data.hosts import HostScan
-from noduscope.data.implant import implant, random_kind, random_place, varied
+from noduscope.data.implant import draw_weights, drawn, implant, random_kind, random_place, scaled
 from noduscope.heads import ATTRIBUTE, ATTRIBUTES, MALIGNANCY, NODULE, SUBPIXELS, TYPE, channels
+from noduscope.preprocess import half_size
 from noduscope.settings import GraderSettings, Settings
-from noduscope.views import Planes, Turn, axial_view, encode, in_plane
+from noduscope.views import LARGE_MM, Planes, Turn, axial_view, encode, in_plane
 
 _SUSPICION = {1: 0.0, 2: 0.15, 3: 0.5, 4: 0.85, 5: 1.0}
 """A reader's malignancy rating as a probability: less than sure at 2 and 4, undecided at 3."""
@@ -38,6 +40,10 @@ _EDGE_SHARE = 0.25
 """Of the largest outline; planes with less show too little of a nodule to be graded by it."""
 _THICK = 0.2
 """Share of the views of labelled nodules that show thicker slices than there are."""
+_SYNTHETIC = 0.1
+"""Share of the views of whole scans that are of synthetic chests, where there are such."""
+_LARGE_ANYWHERE = 0.2
+"""Share of the views of anywhere in the lung that are of half size."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,13 +109,15 @@ class PlaceSource:
     Parameters
     ----------
     patches : nodules to set in, on the grid of the views.
-    false_places : (host index, voxel) where a detector was wrong.
+    false_places : (host index, voxel, diameter in mm that it gave) where a detector was wrong.
+    own : share of the nodules that are the scans' own instead of set in, where there are any.
     """
 
     hosts: Sequence[HostScan]
     patches: Sequence[NodulePatch]
-    false_places: Sequence[tuple[int, tuple[float, float, float]]]
+    false_places: Sequence[tuple[int, tuple[float, float, float], float]]
     spacing_mm: float
+    own: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,36 +181,38 @@ class PlaceSamples:
         self.source, self.settings = source, settings.grader
         self.zoom = settings.preprocess.spacing_mm / settings.grader.spacing_mm
         self._lung = [np.flatnonzero(h.lungs) for h in source.hosts]
-        weight = np.sqrt(np.clip([p.diameter_mm for p in source.patches], 4.0, 30.0))
-        self._weight = weight / weight.sum()
+        self._weight = draw_weights([p.diameter_mm for p in source.patches], [p.type for p in source.patches])
         self._real = [(i, k) for i, h in enumerate(source.hosts) for k in h.lesions if k.counts]
 
     def found(self, rng: np.random.Generator) -> Sample | None:
         """A plane through a nodule, off its centre by as much as a detector is."""
-        if self._real and rng.random() < 0.1:
+        if self._real and rng.random() < self.source.own:
             index, lesion = self._real[rng.integers(len(self._real))]
             jitter = rng.normal(0, 0.08 * lesion.diameter_mm, 3)
             z, y, x = (c + j for c, j in zip(lesion.centre_zyx, jitter, strict=True))
-            crop, _ = self._crop(rng, index, (z, y, x))
+            crop, _ = self._crop(rng, index, (z, y, x), half=_taken_for_large(rng, lesion.diameter_mm))
             return self._judged(rng, crop, nodule=True)
-        held = self._implanted(rng)
+        patch = self._patch(rng)
+        held = self._implanted(rng, patch, half=_taken_for_large(rng, patch.diameter_mm))
         return None if held is None else self._judged(rng, held[0], nodule=True)
 
     def false(self, rng: np.random.Generator) -> Sample | None:
         """A plane through a place that holds no nodule."""
         if self.source.false_places and rng.random() < 0.85:
-            index, place = self.source.false_places[int(rng.integers(len(self.source.false_places)))]
+            index, place, diameter_mm = self.source.false_places[int(rng.integers(len(self.source.false_places)))]
+            half = _taken_for_large(rng, diameter_mm)
         else:
             index, place = self._anywhere(rng)
+            half = rng.random() < _LARGE_ANYWHERE
         if any(_near(k, place) for k in self.source.hosts[index].lesions):
             return None
         z, y, x = (p + j for p, j in zip(place, rng.normal(0, 1.0, 3), strict=True))
-        crop, _ = self._crop(rng, index, (z, y, x))
+        crop, _ = self._crop(rng, index, (z, y, x), half=half)
         return self._judged(rng, crop, nodule=False)
 
     def outline(self, rng: np.random.Generator) -> Sample | None:
         """An axial plane at or beyond a nodule's end, with its outline there."""
-        held = self._implanted(rng)
+        held = self._implanted(rng, self._patch(rng), half=False)
         if held is None:
             return None
         crop, shape, diameter_mm = held
@@ -224,11 +234,17 @@ class PlaceSamples:
         step = round(self.settings.neighbour_mm / self.settings.spacing_mm)
         return np.ascontiguousarray(np.stack([crop.take(index + k * step, axis) for k in (-1, 0, 1)]))
 
-    def _implanted(self, rng: np.random.Generator) -> tuple[Crop, Crop, float] | None:
-        """A crop with a nodule near its middle, its shape there (1 inside), and its diameter, mm."""
+    def _patch(self, rng: np.random.Generator) -> NodulePatch:
+        return drawn(rng, self.source.patches, self._weight)
+
+    def _implanted(
+        self, rng: np.random.Generator, patch: NodulePatch, *, half: bool
+    ) -> tuple[Crop, Crop, float] | None:
+        """A crop with a nodule near its middle, its shape there (1 inside), and the diameter that it shows, mm."""
         index, place = self._anywhere(rng)
-        crop, lung = self._crop(rng, index, place)
-        patch = varied(rng, self.source.patches[rng.choice(len(self.source.patches), p=self._weight)])
+        crop, lung = self._crop(rng, index, place, half=half)
+        if half:
+            patch = scaled(patch, 0.5)
         at = random_place(rng, crop, lung, patch.diameter_mm, random_kind(rng), margin=20)
         if at is None:
             return None
@@ -242,13 +258,15 @@ class PlaceSamples:
         return _rolled(crop, moved), 1 + _rolled(shape, moved) / np.float32(1000), patch.diameter_mm
 
     def _crop(
-        self, rng: np.random.Generator, index: int, place: tuple[float, float, float]
+        self, rng: np.random.Generator, index: int, place: tuple[float, float, float], *, half: bool
     ) -> tuple[Crop, NDArray[np.bool_]]:
-        """A turned, magnified and mirrored cube around a voxel of a host, and which of it is lung."""
-        host = self.source.hosts[index]
+        """A turned, magnified and mirrored cube around a voxel of a host, perhaps of half size; which of it is lung."""
+        host, size = self.source.hosts[index], self.settings.view_voxels * (2 if half else 1)
         zoom = self.zoom * float(np.exp(rng.uniform(-0.12, 0.12)))
-        view = View(place, self.settings.view_voxels, (zoom, zoom, zoom), float(rng.uniform(-np.pi, np.pi)))
+        view = View(place, size, (zoom, zoom, zoom), float(rng.uniform(-np.pi, np.pi)))
         crop, lung = cut(host.hu, view, -1000.0), cut_mask(host.lungs, view)
+        if half:
+            crop, lung = half_size(np.rint(crop).astype(np.int16)).astype(np.float32), lung[::2, ::2, ::2]
         for axis in range(3):
             if rng.random() < 0.5:
                 crop, lung = np.flip(crop, axis), np.flip(lung, axis)
@@ -265,6 +283,11 @@ def _near(lesion: Lesion, place: tuple[float, float, float]) -> bool:
     return bool(np.linalg.norm(np.subtract(lesion.centre_zyx, place)) < lesion.diameter_mm / 2 + 6)
 
 
+def _taken_for_large(rng: np.random.Generator, diameter_mm: float) -> bool:
+    """Whether a mark there would be judged at half size; a detector's diameters are off by some per cent."""
+    return bool(diameter_mm * np.exp(rng.normal(0, 0.1)) >= LARGE_MM)
+
+
 def _rolled(crop: Crop, by: Sequence[int]) -> Crop:
     """The crop moved so that what lies `by` voxels from its middle comes there; its edges are repeated."""
     index = [np.clip(np.arange(n) + b, 0, n - 1) for n, b in zip(crop.shape, by, strict=True)]
@@ -276,9 +299,13 @@ class GraderBatches(keras.utils.PyDataset):  # type: ignore[misc]
 
     Every labelled nodule comes once per epoch; each batch holds `TrainGraderSettings.places` views of whole scans
     beside them, when there are any.
+
+    Parameters
+    ----------
+    places : views of patients' scans, and then perhaps of synthetic chests.
     """
 
-    def __init__(self, nodules: Sequence[LabelledNodule], places: PlaceSamples | None, settings: Settings) -> None:
+    def __init__(self, nodules: Sequence[LabelledNodule], places: Sequence[PlaceSamples], settings: Settings) -> None:
         super().__init__(workers=1, use_multiprocessing=False, max_queue_size=4)
         self.nodules, self.places, self.settings = nodules, places, settings
         self.epoch = 0
@@ -297,19 +324,19 @@ class GraderBatches(keras.utils.PyDataset):  # type: ignore[misc]
         first = index * train.batch_size
         chosen = [self.nodules[order[i % len(order)]] for i in range(first, first + train.batch_size)]
         samples = [nodule_sample(rng, n, self.settings.grader) for n in chosen]
-        if self.places is not None:
-            samples += self._of_places(rng, self.places, train.places)
+        if self.places:
+            samples += self._of_places(rng, train.places)
         targets = {"grade": np.stack([s.labels for s in samples]), "mask": np.stack([s.outline for s in samples])}
         return np.stack([s.view for s in samples]), targets
 
-    @staticmethod
-    def _of_places(rng: np.random.Generator, places: PlaceSamples, count: int) -> list[Sample]:
-        kinds = (places.found, places.false, places.found, places.false, places.outline)
+    def _of_places(self, rng: np.random.Generator, count: int) -> list[Sample]:
+        kinds = ("found", "false", "found", "false", "outline")
         made: list[Sample] = []
         tries = 0
         while len(made) < count:
             tries += 1
-            sample = kinds[tries % len(kinds)](rng)
+            synthetic = len(self.places) > 1 and rng.random() < _SYNTHETIC
+            sample = getattr(self.places[int(synthetic)], kinds[tries % len(kinds)])(rng)
             if sample is not None:
                 made.append(sample)
         return made

@@ -8,6 +8,7 @@ fills part of the air, so the lung's own vessels and texture show through it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
@@ -31,6 +32,27 @@ _FADED = 0.12
 """Share of the nodules that `varied` makes ground-glass of: real ones are too few to learn from."""
 _FADED_TO = (0.25, 0.55)
 """What is left of such a nodule's density above the lung's."""
+_RARE = {"part-solid": 3.0, "ground-glass": 3.0}
+"""How many times more often than solid ones such nodules are drawn."""
+_CORED, _LEAST_CORED_MM = 0.15, 5.0
+"""Share of the solid implants that are made part-solid, and from what diameter on: real ones are too few."""
+
+
+def draw_weights(diameters_mm: Sequence[float], types: Sequence[str]) -> NDArray[np.float64]:
+    """How often each nodule is drawn, sum 1: large ones and those that are not solid more often than there are."""
+    # small nodules are the most frequent and the hardest; the large ones still come often enough to be learnt
+    weight = np.sqrt(np.clip(np.asarray(diameters_mm, dtype=float), 4.0, 30.0))
+    weight *= [_RARE.get(t, 1.0) for t in types]
+    made: NDArray[np.float64] = weight / weight.sum()
+    return made
+
+
+def drawn(rng: np.random.Generator, patches: Sequence[NodulePatch], weights: NDArray[np.float64]) -> NodulePatch:
+    """One of the patches, `varied`; now and then a solid one as a part-solid one."""
+    patch = varied(rng, patches[rng.choice(len(patches), p=weights)])
+    if patch.type == "solid" and patch.diameter_mm >= _LEAST_CORED_MM and rng.random() < _CORED:
+        return with_core(rng, patch)
+    return patch
 
 
 def varied(rng: np.random.Generator, patch: NodulePatch) -> NodulePatch:
@@ -43,9 +65,13 @@ def varied(rng: np.random.Generator, patch: NodulePatch) -> NodulePatch:
             hu, alpha = np.flip(hu, axis), np.flip(alpha, axis)
     turns = int(rng.integers(4))
     hu, alpha = np.rot90(hu, turns, (1, 2)), np.rot90(alpha, turns, (1, 2))
-    scale = float(np.exp(rng.uniform(-0.22, 0.22)))
-    shape = tuple(max(2, round(n * scale)) for n in hu.shape)
-    hu, alpha = (resize_linear(np.ascontiguousarray(a), shape) for a in (hu, alpha))
+    return scaled(replace(patch, hu=hu, alpha=alpha), float(np.exp(rng.uniform(-0.22, 0.22))))
+
+
+def scaled(patch: NodulePatch, scale: float) -> NodulePatch:
+    """The nodule so many times as large."""
+    shape = tuple(max(2, round(n * scale)) for n in patch.hu.shape)
+    hu, alpha = (resize_linear(np.ascontiguousarray(a), shape) for a in (patch.hu, patch.alpha))
     return replace(patch, hu=hu, alpha=alpha, centre_zyx=_centre(alpha), diameter_mm=patch.diameter_mm * scale)
 
 

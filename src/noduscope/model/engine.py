@@ -15,14 +15,13 @@ from noduscope.boxes import CHANNELS, HEAT, STRIDE, Marks, decode, strongest
 from noduscope.patches import keep_core, lung_tiles, read_box
 from noduscope.preprocess import clip_normalise, half_size
 from noduscope.settings import DetectSettings, PreprocessSettings
+from noduscope.views import LARGE_MM
 
 if TYPE_CHECKING:
     import openvino as ov
 
 MASS_MM = 25.0
 """Marks at least this large are sought at half size."""
-LARGE_MM = 18.0
-"""Marks at least this large fill half of a close look: the detector gives none, the grader gives it at half size."""
 _LOOKED_AGAIN = 60
 """Marks of a scan that are looked at again: the likeliest."""
 _HALF_TURNS = ((0, 1), (0, 2), (1, 2))

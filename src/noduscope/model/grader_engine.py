@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from noduscope.boxes import Marks
 from noduscope.heads import NODULE, SUBPIXELS, Logits, channels
-from noduscope.model.engine import LARGE_MM, Engine
+from noduscope.model.engine import Engine
 from noduscope.preprocess import half_size
 from noduscope.scan import HuVolume, Triple
 from noduscope.settings import GraderSettings
-from noduscope.views import Planes, axial_view, encode, view_of
+from noduscope.views import LARGE_MM, Planes, axial_view, encode, view_of
 
 if TYPE_CHECKING:
     import openvino as ov

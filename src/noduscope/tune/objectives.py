@@ -71,7 +71,7 @@ def grader_objective(stacks: Sequence[NoduleStack], settings: Settings) -> Objec
 
         try:
             nodules = labelled_nodules(training, settings.grader)
-            model = train_grader(nodules, None, folder, settings, on_epoch)
+            model = train_grader(nodules, (), folder, settings, on_epoch)
             return malignancy_auc(model, scored, settings)
         finally:
             keras.utils.clear_session()
