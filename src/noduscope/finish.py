@@ -44,7 +44,6 @@ VALIDATION, OPACITIES, TEST = "validation", "validation with synthetic opacities
 """The sides of the split on which a network is measured."""
 _THRESHOLD_RATE = 1.0  # false positives per scan at the default threshold
 _LEAST_LOGIT = -4.0  # marks below it are not kept
-_SURE = 0.5  # no default threshold is higher for what is found, however clear that is
 _MOST_OPACIFIED = 20
 """Validation volumes of which there are copies with opacities: they are held in memory."""
 
@@ -187,17 +186,9 @@ def known_sides(data: Path, cache: Path, settings: Settings, training: Settings)
 
 
 def default_threshold(validation: Matched, calibration: Calibration) -> float:
-    """The probability of validation's operating point at one false positive per scan.
-
-    Of the thresholds that find as much as can be found with one false positive per scan at most, it is the highest, a
-    corner of the FROC curve: lower ones let more false positives through and find nothing more. One half is
-    enough, so that a few clear nodules do not shut out the others.
-    """
-    logit = validation.threshold(_THRESHOLD_RATE)
-    lowest = round(calibration.probability(max(logit, _LEAST_LOGIT)) + 1e-4, 4)
-    found = validation.best[validation.best > logit]
-    highest = np.floor(1e4 * calibration.probability(float(found.min()))) / 1e4 if len(found) else 0.0
-    return float(max(min(highest, _SURE), min(lowest, 1.0)))
+    """The probability from which validation has one false positive per scan at most; lower ones let more through."""
+    logit = max(validation.threshold(_THRESHOLD_RATE), _LEAST_LOGIT)
+    return min(round(calibration.probability(logit) + 1e-4, 4), 1.0)
 
 
 def threshold_line(threshold: float, sides: dict[str, Matched], calibration: Calibration) -> str:
@@ -206,7 +197,7 @@ def threshold_line(threshold: float, sides: dict[str, Matched], calibration: Cal
     for side, held in sides.items():
         above = sum(calibration.probability(float(v)) >= threshold for v in held.false_positives)
         rates.append(f"{above / held.scans:.2f} on the {held.scans} volumes of {side}")
-    rate = f"{_THRESHOLD_RATE:g} false positive per scan at most on validation, the highest that finds as much there"
+    rate = f"{_THRESHOLD_RATE:g} false positive per scan at most on validation"
     return f"Default threshold {threshold:.3f}, from which there is {rate}: {', '.join(rates)}."
 
 
@@ -260,9 +251,8 @@ def collection_lines(settings: Settings) -> list[str]:
         "",
         f"Split by patient: nodules by a hash of the patient id into {settings.split.folds} parts (part "
         f"{settings.split.validation_fold} validation, {settings.split.test_fold} test, the others training); scans by "
-        "name. Validation chose the weights, the calibration and the threshold; test chose none of them, but that of "
-        "the thresholds with one false positive per scan the highest counts was settled when earlier networks' false "
-        "positives on test had been seen. What LUNA16 excludes on the LIDC's scans counts neither way.",
+        "name. Validation chose the weights, the calibration and the threshold; test chose none of them. What LUNA16 "
+        "excludes on the LIDC's scans counts neither way.",
         "",
         f"**Reviewed findings.** Only the LIDC's scans were read for all nodules. {reviewed} findings on the other "
         "scans that look like nodules count neither way (`reviewed_findings.csv`, each with its reason); those on "
