@@ -173,54 +173,6 @@ def test_small_things_are_not_sought_at_half_size():
     assert MASS_MM > 20
 
 
-def one_sided(batch: np.ndarray) -> list[np.ndarray]:
-    """A network that is surer of a ball the more of its neighbourhood's light lies at high x."""
-    (cells,) = short_sighted(np.where(batch > 0.6, batch, 0))
-    for block, answer in zip(batch[..., 0], cells, strict=True):
-        dim = np.argwhere((block > 0.3) & (block <= 0.6))
-        ball = np.argwhere(block > 0.6)
-        if len(dim):
-            answer[..., HEAT][answer[..., HEAT] > 0] += np.sign(dim[:, 2].mean() - ball[:, 2].mean())
-    return [cells]
-
-
-@pytest.mark.parametrize(("place", "beside"), [((40, 44, 48), 5), ((3, 44, 48), 5), ((92, 93, 4), 5)])
-def test_a_mark_is_looked_at_again_in_half_turns(place: tuple[int, int, int], beside: int):
-    """Of three half turns two exchange left and right: what depends on the side comes to nothing, also at the rim."""
-    shape = (96, 96, 96)
-    away = np.sqrt(sum((g - c) ** 2 for g, c in zip(np.ogrid[tuple(slice(n) for n in shape)], place, strict=True)))
-    hu = np.where(away < 5, 100, -850).astype(np.int16)
-    alone = find_marks(one_sided, hu, np.ones(shape, np.uint8), PreprocessSettings(), DetectSettings())
-    z, y, x = place
-    hu[z, y, x + 5 : x + 5 + beside] = -350
-    marks = find_marks(one_sided, hu, np.ones(shape, np.uint8), PreprocessSettings(), DetectSettings())
-    assert np.array_equal(marks.centre_zyx, alone.centre_zyx)
-    assert alone.score.tolist() == marks.score.tolist() == [2.0]  # the search alone says 3 with what lies beside it
-
-
-def test_a_second_look_puts_the_likeliest_first_and_leaves_masses_as_they_are():
-    shape = (96, 96, 96)
-    hu = np.full(shape, -850, np.int16)
-
-    def undecided(batch: np.ndarray) -> list[np.ndarray]:
-        """Two marks and a mass in the whole; near the first of them nothing when it looks again."""
-        cells = np.full((len(batch), *(n // STRIDE for n in batch.shape[1:4]), CHANNELS), 0.0, np.float32)
-        cells[..., HEAT] = -9.0
-        if batch.shape[1] == 96:
-            for at, logit, mm in (((4, 4, 4), 3.0, 8), ((12, 4, 4), 2.0, 8), ((18, 18, 18), 1.0, 40)):
-                cells[(0, *at)][HEAT], cells[(0, *at)][SIZE] = logit, np.log(mm / 10)
-        elif batch.shape[1] == 40:
-            asked.append(batch.shape)
-            cells[..., HEAT] = -5.0 if len(asked) == 1 else 2.0
-        return [cells]
-
-    asked: list[tuple[int, ...]] = []
-    marks = find_marks(undecided, hu, np.ones(shape, np.uint8), PreprocessSettings(), DetectSettings())
-    assert asked == [(3, 40, 40, 40, 1)] * 2
-    assert marks.score.tolist() == [2.0, 1.0, -3.0]
-    assert marks.diameter_mm == pytest.approx([8, 40, 8], rel=0.01)
-
-
 def test_of_two_searches_the_stronger_mark_stays():
     near = np.array([[10.0, 10, 10], [40, 40, 40]], np.float32)
     fine = Marks(near, np.array([1.0, -1.0], np.float32), np.array([6.0, 6.0], np.float32))

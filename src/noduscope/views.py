@@ -19,7 +19,7 @@ Planes: TypeAlias = NDArray[np.float32]
 """HU of the plane below, the plane, and the plane above: float32 (3, y, x)."""
 
 LARGE_MM = 18.0
-"""Marks at least this large fill half of a close look: the detector gives none, the grader gives it at half size."""
+"""Marks at least this large fill half of a view; they are judged at half size."""
 _AIR, _TISSUE = (-1000.0, 400.0), (100.0, 1000.0)
 
 

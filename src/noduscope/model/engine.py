@@ -15,19 +15,12 @@ from noduscope.boxes import CHANNELS, HEAT, STRIDE, Marks, decode, strongest
 from noduscope.patches import keep_core, lung_tiles, read_box
 from noduscope.preprocess import clip_normalise, half_size
 from noduscope.settings import DetectSettings, PreprocessSettings
-from noduscope.views import LARGE_MM
 
 if TYPE_CHECKING:
     import openvino as ov
 
 MASS_MM = 25.0
 """Marks at least this large are sought at half size."""
-_LOOKED_AGAIN = 60
-"""Marks of a scan that are looked at again: the likeliest."""
-_HALF_TURNS = ((0, 1), (0, 2), (1, 2))
-"""Axes that are mirrored when what lies around a mark is turned by half about the third."""
-_AROUND = 40
-"""Edge in voxels of what is then looked at."""
 _NOTHING = -20.0  # logit where the network did not look
 
 
@@ -99,7 +92,7 @@ def find_marks(
     """The detector's marks in a lung region, strongest first.
 
     It is searched twice: as it is, and at half size for what is larger than `MASS_MM`, which fills what the
-    network looks at and shows it no edge. That costs an eighth more. Then the likeliest are looked at again.
+    network looks at and shows it no edge. That costs an eighth more.
 
     Parameters
     ----------
@@ -118,25 +111,7 @@ def find_marks(
     coarse = search(half, lungs[::2, ::2, ::2][:z, :y, :x])
     large = coarse.take(np.flatnonzero(2 * coarse.diameter_mm >= MASS_MM))
     masses = Marks(2 * large.centre_zyx + np.float32(0.5), large.score, 2 * large.diameter_mm)
-    found = strongest((marks, masses), preprocess.spacing_mm, settings.min_separation_mm, settings.max_candidates)
-    return _looked_at_again(engine, hu, found, preprocess)
-
-
-def _looked_at_again(engine: Engine, hu: NDArray[np.int16], marks: Marks, settings: PreprocessSettings) -> Marks:
-    """Marks whose likeliest have the mean logit of the search and of three half turns of what lies around them.
-
-    Large ones fill most of that and keep the search's logit.
-    """
-    score = marks.score.copy()
-    for i in np.flatnonzero(marks.diameter_mm[:_LOOKED_AGAIN] < LARGE_MM):
-        low = np.rint(marks.centre_zyx[i]).astype(int) - _AROUND // 2
-        z, y, x = (slice(int(a), int(a) + _AROUND) for a in low)
-        around = clip_normalise(read_box(hu, (z, y, x), int(settings.hu_low)), settings)
-        (cells,) = engine(np.stack([np.flip(around, axes) for axes in _HALF_TURNS])[..., None])
-        middle = slice(cells.shape[1] // 2 - 2, cells.shape[1] // 2 + 2)
-        again = cells[:, middle, middle, middle, HEAT].max(axis=(1, 2, 3))
-        score[i] = (score[i] + again.sum()) / (1 + len(_HALF_TURNS))
-    return Marks(marks.centre_zyx, score, marks.diameter_mm).take(np.argsort(-score, kind="stable"))
+    return strongest((marks, masses), preprocess.spacing_mm, settings.min_separation_mm, settings.max_candidates)
 
 
 def near_lungs(marks: Marks, lungs: NDArray[np.uint8], margin: int = 4) -> NDArray[np.bool_]:
